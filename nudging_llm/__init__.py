@@ -1,0 +1,68 @@
+"""Nudging (arXiv 2410.09300): align a base model at inference time with a few words from a small instruction-tuned one.
+
+Everything a user needs is importable from here. Importing costs little: torch is loaded with the first generator.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .config import NudgingConfig
+from .errors import (
+    ConfigError,
+    ContextOverflowError,
+    MessageError,
+    ModelError,
+    ModelLoadError,
+    NudgingError,
+    OutOfMemoryError,
+    StarterError,
+    TemplateError,
+    TokenizerMismatchError,
+    UnsupportedContentError,
+)
+from .gates import Gate, Prediction
+from .prompts import BaseTemplate
+from .provenance import Piece, Provenance, Reason, Span
+
+if TYPE_CHECKING:
+    from .generator import NudgingGenerator
+    from .running import AsyncStream, Result, Stream
+
+__version__ = "0.1.0"
+
+_LAZY = {"NudgingGenerator": "generator", "AsyncStream": "running", "Result": "running", "Stream": "running"}
+
+__all__ = [
+    "AsyncStream",
+    "BaseTemplate",
+    "ConfigError",
+    "ContextOverflowError",
+    "Gate",
+    "MessageError",
+    "ModelError",
+    "ModelLoadError",
+    "NudgingConfig",
+    "NudgingError",
+    "NudgingGenerator",
+    "OutOfMemoryError",
+    "Piece",
+    "Prediction",
+    "Provenance",
+    "Reason",
+    "Result",
+    "Span",
+    "StarterError",
+    "Stream",
+    "TemplateError",
+    "TokenizerMismatchError",
+    "UnsupportedContentError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)

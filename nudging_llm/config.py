@@ -1,0 +1,153 @@
+"""``NudgingConfig``: every knob of the decoder, its default, its range and where it comes from.
+
+Knows names and ranges only; what a knob does is in ``decoder.py``, ``gates.py`` and ``stopping.py``.
+"Paper" is arXiv 2410.09300; "released code" is its authors' public implementation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+
+from .errors import ConfigError, nearest
+from .gates import Gate, gate_name, resolve_gate
+
+#: Largest threshold that makes sense for each built-in gate.
+_THRESHOLD_LIMIT = {"top1": 2.0, "margin": 2.0, "entropy": 20.0}
+
+
+class NudgingConfig(BaseModel):
+    """How to nudge. Immutable; every per-call keyword of the generator is a field of this class.
+
+    Raises:
+        ConfigError: an unknown name (the nearest known one is suggested) or a value out of range.
+
+    Example:
+        >>> NudgingConfig(threshold=0.3).threshold
+        0.3
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    threshold: float = Field(
+        0.4,
+        description="γ: nudge where the gate's value is below it (above it, for entropy in nats). "
+        "0 never nudges after the opening; above 1 always. Paper: 0.4 (Llama-2), 0.3 (Gemma-2, OLMo).",
+    )
+    lookahead: int = Field(
+        16, ge=1, le=256, description="K: tokens the nudging model completes at the start of a round. Paper: 16."
+    )
+    max_tokens: int = Field(512, ge=1, description="Longest answer, in tokens of the base model's tokenizer.")
+    max_rounds: int | None = Field(None, ge=1, description="Most rounds in one answer. Released code: 150.")
+    length_check: Literal["token", "round"] = Field(
+        "token",
+        description="'token': max_tokens is a hard limit. 'round': checked only between rounds and chunks of the base "
+        "run, as in the released code, so that an answer may be longer.",
+    )
+    gate: str | Gate = Field(
+        "top1", description="'top1' (paper), 'entropy', 'margin', or an object with confident(prediction, threshold)."
+    )
+    prefix_rule: bool = Field(
+        True, description="Also hand over where the base model's top-1 token begins the nudging model's next word."
+    )
+    stop: tuple[str, ...] = Field((), description="Strings that end the answer; they are not part of it.")
+    stop_on: Literal["nudging", "either", "both"] = Field(
+        "nudging", description="Whose end of text ends the answer. Paper: the nudging model's."
+    )
+    role_markers: bool = Field(
+        True, description="Cut a base run where it begins a new turn of the transcript. Off in the paper."
+    )
+    repetition: Literal["guard", "paper", "off"] = Field(
+        "guard",
+        description="'guard': end when a block of 30 characters or a line stands three times in a row. 'paper': the "
+        "released code's two rules (four equal nudges; repeated chunks end the base run).",
+    )
+    temperature: float = Field(0.0, ge=0, description="Sampling temperature of the base model's tokens; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling: keep the smallest set with this probability.")
+    top_k: int | None = Field(None, ge=1, description="Sample among this many most likely tokens.")
+    seed: int | None = Field(None, ge=0, description="Seed of the sampling; None draws one and records it.")
+    nudging_temperature: float = Field(0.0, ge=0, description="As temperature, for the nudging model's tokens.")
+    drafting: bool = Field(True, description="Evaluate guessed tokens ahead. Changes the cost, never the text.")
+
+    def __init__(self, /, **values: Any) -> None:
+        if unknown := [name for name in values if name not in type(self).model_fields]:
+            name = unknown[0]
+            raise ConfigError(f"Unknown option {name!r}.{nearest(name, type(self).model_fields)}")
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _readable(error) from None
+
+    @classmethod
+    def paper(cls, **values: Any) -> NudgingConfig:
+        """The released code's rules, heuristics included (paper section 3 and appendix; K = 16, γ = 0.4).
+
+        Differs from the default in: both repetition rules of the released code instead of the guard, no role
+        markers, at most 150 rounds, length checked between rounds.
+        """
+        return cls(
+            **{"max_rounds": 150, "length_check": "round", "role_markers": False, "repetition": "paper", **values}
+        )
+
+    def updated(self, changes: Mapping[str, Any]) -> NudgingConfig:
+        """A copy with ``changes`` applied, validated like a new one."""
+        if not changes:
+            return self
+        return NudgingConfig(**{name: getattr(self, name) for name in type(self).model_fields} | dict(changes))
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop_or_many(cls, value: Any) -> Any:
+        if value is None:
+            return ()
+        return (value,) if isinstance(value, str) else tuple(value)
+
+    @field_validator("stop")
+    @classmethod
+    def _no_empty_stop(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in value:
+            raise ValueError("an empty stop string would end every answer at once; remove it")
+        return value
+
+    @field_validator("gate", mode="before")
+    @classmethod
+    def _known_gate(cls, value: Any) -> Any:
+        resolve_gate(value)
+        return value
+
+    @field_validator("threshold", "temperature", "nudging_temperature")
+    @classmethod
+    def _finite(cls, value: float) -> float:
+        if not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        return value
+
+    @model_validator(mode="after")
+    def _threshold_fits_gate(self) -> NudgingConfig:
+        limit = _THRESHOLD_LIMIT.get(gate_name(self.gate), math.inf)
+        if not 0 <= self.threshold <= limit:
+            percent = " It is a probability, not a percentage." if self.threshold > limit and limit == 2.0 else ""
+            raise ValueError(
+                f"threshold={self.threshold:g} is outside 0 … {limit:g} for gate {gate_name(self.gate)!r}.{percent}"
+            )
+        return self
+
+    @field_serializer("gate")
+    def _gate_as_text(self, gate: str | Gate) -> str:
+        return gate_name(gate)
+
+
+def _readable(error: ValidationError) -> ConfigError:
+    """Pydantic's report as one line per wrong value, naming the value."""
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"][:1])
+        what = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{where}={item['input']!r}: {what}" if where else what)
+    return ConfigError("; ".join(dict.fromkeys(lines)))
+
+
+

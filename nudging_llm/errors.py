@@ -1,0 +1,87 @@
+"""Everything that can go wrong, as one tree.
+
+    NudgingError                        base of all; catch this to catch everything of ours
+    ├── ConfigError (ValueError)        an option is unknown or out of range
+    ├── MessageError (ValueError)       the messages cannot be turned into a prompt
+    │   └── UnsupportedContentError     a message holds something other than text
+    ├── TemplateError (ValueError)      a prompt template is missing, broken or refuses the messages
+    ├── ContextOverflowError (ValueError)   prompt and answer do not fit a model's context
+    ├── ModelError                      a model cannot be used as it was given
+    │   ├── ModelLoadError              it could not be loaded
+    │   └── TokenizerMismatchError      model and tokenizer do not belong together
+    ├── StarterError                    the starter pair could not be fetched, verified or converted
+    └── OutOfMemoryError (MemoryError)  a forward did not fit into memory
+
+Each message names the value that was wrong and says what to do about it. All but the last are raised
+before any model computes; after each of them the generator can be used as before.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NudgingError(Exception):
+    """Base class of every error that this package raises on purpose."""
+
+
+class ConfigError(NudgingError, ValueError):
+    """An option is unknown, has the wrong type or lies outside its range."""
+
+
+class MessageError(NudgingError, ValueError):
+    """The messages are empty, in an impossible order, or have an unknown role."""
+
+
+class UnsupportedContentError(MessageError):
+    """A message carries an image, audio or another kind of content that a text model cannot read."""
+
+
+class TemplateError(NudgingError, ValueError):
+    """A chat or base template is missing, does not compile, or fails on these messages."""
+
+
+class ContextOverflowError(NudgingError, ValueError):
+    """Prompt plus answer exceed a model's context.
+
+    Attributes:
+        model: name of the model that is too short.
+        limit: its context length in tokens.
+        needed: tokens that the request asks for.
+        excess: ``needed - limit``.
+    """
+
+    def __init__(self, model: str, limit: int, needed: int, detail: str) -> None:
+        self.model, self.limit, self.needed = model, limit, needed
+        self.excess = needed - limit
+        super().__init__(
+            f"{model} holds {limit:,} tokens and this request needs {needed:,} ({detail}): "
+            f"{self.excess:,} too many. Shorten the messages or lower max_tokens; nothing was cut."
+        )
+
+
+class ModelError(NudgingError):
+    """A model cannot be used as it was given."""
+
+
+class ModelLoadError(ModelError):
+    """A model or its tokenizer could not be loaded."""
+
+
+class TokenizerMismatchError(ModelError):
+    """The tokenizer does not belong to the model: their vocabularies do not fit."""
+
+
+class StarterError(NudgingError):
+    """The starter pair could not be downloaded, verified or converted."""
+
+
+class OutOfMemoryError(NudgingError, MemoryError):
+    """A forward did not fit into memory. The session was emptied; the next request can run."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the known name closest to ``name``, else an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""

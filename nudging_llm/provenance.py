@@ -1,0 +1,224 @@
+"""Which model wrote what, how sure the base model was, and why: the record of an answer.
+
+``Piece`` is what streams; ``Provenance`` is the whole, with a versioned JSON form (``docs/provenance.schema.json``).
+Knows no model and no framework.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+
+Source = Literal["base", "nudging", "grammar"]
+FinishReason = Literal["stop", "length", "stop_string", "repetition", "cancelled", "error"]
+
+
+class Reason(str, Enum):
+    """Why this source wrote this piece."""
+
+    OPENING = "opening"
+    """Nudging: the nudging model writes the first word of every answer."""
+    UNCERTAIN = "uncertain"
+    """Nudging: the base model's gate failed here (top-1 probability below γ)."""
+    LOOKAHEAD_CUT = "lookahead_cut"
+    """Nudging: the lookahead ended before a hand-over could be tested here."""
+    BASE_ENDED = "base_ended"
+    """Nudging: the base run had ended by itself (end of text, another turn, a repeated chunk); the nudging model goes on."""
+    ENDING = "ending"
+    """Nudging: it reached its end of text within the lookahead, so these are the answer's last words."""
+    HANDOVER_PREFIX = "handover_prefix"
+    """Base: its top-1 token begins the word that the nudging model would have written, so it takes over."""
+    HANDOVER_CONFIDENT = "handover_confident"
+    """Base: it is sure enough again, or the nudging model has nothing to add (stop_on="both"), so it takes over."""
+    CONFIDENT = "confident"
+    """Base: within its run, the gate passed."""
+    ALONE = "alone"
+    """Either: the answer was asked of this model alone; no gate was applied."""
+    FORCED = "forced"
+    """Grammar: it left no choice."""
+
+    __str__ = str.__str__
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The smallest streamed unit of text, from one source.
+
+    Attributes:
+        text: never empty; the pieces of an answer, joined, are the answer.
+        start: offset of the text in the answer, in characters.
+        source: who wrote it.
+        reason: why, see ``Reason``.
+        round: number of the round, from 1.
+        base_top_prob: the base model's top-1 probability where this piece begins; None if it was not asked.
+        base_top_text: what the base model would have written there: for a nudge, the rejected choice. Empty where it
+            would have ended its text; ``U+FFFD`` where its token is a part of a character.
+        n_tokens: length in tokens of the base model.
+        elapsed_s: seconds from the start of the request until the piece was settled.
+    """
+
+    text: str
+    start: int
+    source: Source
+    reason: Reason
+    round: int
+    base_top_prob: float | None
+    base_top_text: str | None
+    n_tokens: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Neighbouring pieces of one source, merged."""
+
+    text: str
+    start: int
+    source: Source
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelUse(_Record):
+    """One model's part in one answer."""
+
+    name: str
+    revision: str | None = None
+    tokens: int = Field(0, description="Tokens of the answer that it wrote, in the base model's tokens.")
+    forwards: int = Field(0, description="Calls of the model.")
+    forward_tokens: int = Field(0, description="Tokens evaluated in them, prompt included.")
+    drafted: int = Field(0, description="Tokens among those that were guesses.")
+    accepted: int = Field(0, description="Guesses whose prediction was used.")
+    prompt_tokens: int = Field(0, description="Length of its prompt.")
+    prompt_tokens_reused: int = Field(0, description="Prompt tokens found in the cache of an earlier request.")
+    seconds: float = Field(0.0, description="Time in its forwards.")
+
+
+class Warning(_Record):
+    """A known failure signature, and what to do about it."""
+
+    code: Literal["never_nudged", "nudged_too_much", "repetition", "role_marker", "cache_never_hit", "context_full"]
+    message: str
+
+
+class Provenance(_Record):
+    """The whole record of one answer.
+
+    Invariant, checked on construction: the pieces follow one another from offset 0 without a gap.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    pieces: tuple[Piece, ...] = ()
+    finish_reason: FinishReason = "stop"
+    rounds: int = 0
+    base: ModelUse
+    nudging: ModelUse
+    first_piece_s: float | None = Field(None, description="Seconds until the first piece.")
+    total_s: float = Field(0.0, description="Seconds that decoding took; time in which the consumer held it up is not counted.")
+    config: dict[str, Any] = Field(default_factory=dict, description="The NudgingConfig used.")
+    warnings: tuple[Warning, ...] = ()
+
+    @model_validator(mode="after")
+    def _pieces_join(self) -> Provenance:
+        at = 0
+        for piece in self.pieces:
+            if piece.start != at or not piece.text:
+                raise ValueError(f"piece {piece.text!r} starts at {piece.start}, expected {at}")
+            at += len(piece.text)
+        return self
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The pieces, neighbours of one source merged."""
+        return merge_spans(self.pieces)
+
+    @property
+    def n_tokens(self) -> int:
+        """Length of the answer in tokens of the base model."""
+        return sum(piece.n_tokens for piece in self.pieces)
+
+    @property
+    def nudge_ratio(self) -> float:
+        """Tokens from the nudging model ÷ all tokens, 0 … 1; 0 for an empty answer."""
+        return self.nudging.tokens / self.n_tokens if self.n_tokens else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the whole request, prompt evaluation included."""
+        return self.n_tokens / self.total_s if self.total_s else 0.0
+
+    @property
+    def overhead_s(self) -> float:
+        """Seconds spent outside the models' forwards."""
+        return max(0.0, self.total_s - self.base.seconds - self.nudging.seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values. Adds the derived ``text``, ``spans`` and ``nudge_ratio`` for readers in other languages."""
+        record = self.model_dump(mode="json")
+        record["text"], record["nudge_ratio"] = self.text, self.nudge_ratio
+        record["spans"] = [{"text": span.text, "start": span.start, "source": span.source} for span in self.spans]
+        return record
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Provenance:
+        """The inverse of ``to_dict``.
+
+        Raises:
+            ValueError: the record does not fit the schema, or its text is not its pieces joined.
+        """
+        stored = {key: value for key, value in record.items() if key not in _DERIVED}
+        found = cls.model_validate(stored)
+        if record.get("text", found.text) != found.text:
+            raise ValueError("the record's text is not its pieces joined")
+        return found
+
+    def to_json(self, indent: int | None = None) -> str:
+        """``to_dict`` as JSON text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """JSON schema of ``to_dict``'s result."""
+        schema = cls.model_json_schema(mode="serialization")
+        span = {
+            "type": "object",
+            "properties": {"text": {"type": "string"}, "start": {"type": "integer"}, "source": {"type": "string"}},
+            "required": ["text", "start", "source"],
+            "additionalProperties": False,
+        }
+        schema["properties"] |= {
+            "text": {"type": "string", "description": "The pieces joined."},
+            "nudge_ratio": {"type": "number", "minimum": 0, "maximum": 1},
+            "spans": {"type": "array", "items": span, "description": "Neighbouring pieces of one source, merged."},
+        }
+        schema["required"] = sorted(schema["properties"])
+        return schema
+
+
+_DERIVED = frozenset({"text", "nudge_ratio", "spans"})
+
+
+def merge_spans(pieces: Sequence[Piece]) -> tuple[Span, ...]:
+    """Merge neighbouring pieces of one source."""
+    spans: list[Span] = []
+    start = 0
+    for i, piece in enumerate(pieces):
+        if i + 1 == len(pieces) or pieces[i + 1].source != piece.source:
+            run = pieces[start : i + 1]
+            spans.append(Span("".join(part.text for part in run), run[0].start, piece.source))
+            start = i + 1
+    return tuple(spans)

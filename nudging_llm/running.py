@@ -1,0 +1,306 @@
+"""Drivers: run a decode to its pieces and its record, synchronously or on an event loop.
+
+``Run`` holds what one request needs: the decode (``decoder.py``) and one session per model. ``Stream`` and
+``AsyncStream`` differ in one line, the one that waits for a forward. Both are pulled: nothing computes unless the
+consumer asks for the next piece, so leaving a loop, ``close()`` or cancelling a task stops compute within one forward.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from .backends import Want
+from .config import NudgingConfig
+from .decoder import Decode, Outcome
+from .gates import Prediction
+from .provenance import FinishReason, ModelUse, Piece, Provenance, Warning
+from .session import Counts, Session, SessionPool
+from .voice import Ask, Model
+
+#: Nudge ratio above which nudged answers are usually no better than the nudging model's alone.
+TOO_MUCH = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One model's part in a request: its sessions, how its predictions are made, its prompt's tokens."""
+
+    pool: SessionPool
+    want: Want
+    prompt: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished answer.
+
+    Attributes:
+        text: the answer.
+        provenance: who wrote what, and why.
+    """
+
+    text: str
+    provenance: Provenance
+
+
+class Run:
+    """One request in progress.
+
+    Args:
+        parts: the models that take part.
+        start: makes the decode, given a clock that tells the seconds worked on this request.
+        config: recorded with the answer.
+        done: called once with each model's counts, when the request is over.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[Model, Part],
+        start: Callable[[Callable[[], float]], Decode],
+        config: NudgingConfig,
+        done: Callable[[Mapping[Model, Counts]], tuple[Warning, ...]],
+    ) -> None:
+        self._parts, self._config, self._done = parts, config, done
+        self._decode = start(self._worked_s)
+        self._sessions: dict[Model, Session] = {}
+        self._worked = 0.0  # seconds
+        self._since: float | None = None
+        self._outcome: Outcome | None = None
+        self._finish: FinishReason | None = None
+        self._warnings: tuple[Warning, ...] = ()
+        self._counts: dict[Model, Counts] = {}
+        self.pieces: list[Piece] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether the request has ended, in whatever way."""
+        return self._finish is not None
+
+    def __enter__(self) -> None:
+        """Work begins: the clock runs."""
+        self._since = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._worked, self._since = self._worked_s(), None
+
+    def advance(self, reply: Prediction | None = None) -> Ask | Piece | None:
+        """The decode's next question or piece, given the answer to its last question; None at the end."""
+        if self.over:
+            return None
+        if not self._sessions:
+            self._sessions = {model: part.pool.acquire(part.prompt) for model, part in self._parts.items()}
+        try:
+            event = self._decode.send(reply) if reply is not None else next(self._decode)
+        except StopIteration as stop:
+            self._outcome = stop.value
+            self.end(self._outcome.finish_reason)
+            return None
+        if isinstance(event, Piece):
+            self.pieces.append(event)
+        return event
+
+    def remembered(self, ask: Ask) -> Prediction | None:
+        """The answer, if it takes no compute."""
+        return self._sessions[ask.model].remembered(ask.tokens, self._parts[ask.model].want)
+
+    def compute(self, ask: Ask) -> Prediction:
+        """The answer; runs a forward."""
+        return self._sessions[ask.model].predict(ask.tokens, ask.draft, ask.stable, self._parts[ask.model].want)
+
+    def end(self, reason: FinishReason) -> None:
+        """The request is over: give the sessions back. Only the first call counts."""
+        if self.over:
+            return
+        self._finish = reason
+        self._decode.close()
+        for model, session in self._sessions.items():
+            self._counts[model] = session.counts
+            self._parts[model].pool.release(session)
+        self._sessions = {}
+        self._warnings = self._done(self._counts) if self._counts else ()
+
+    def provenance(self) -> Provenance:
+        """The record, as far as the request has come."""
+        finish = self._finish or "cancelled"
+        outcome = self._outcome
+        rounds = outcome.rounds if outcome else max((piece.round for piece in self.pieces), default=0)
+        use = {model: self._model_use(model) for model in ("base", "nudging")}
+        record = Provenance(
+            pieces=tuple(self.pieces),
+            finish_reason=finish,
+            rounds=rounds,
+            base=use["base"],
+            nudging=use["nudging"],
+            first_piece_s=self.pieces[0].elapsed_s if self.pieces else None,
+            total_s=self._worked_s(),
+            config=self._config.model_dump(mode="json"),
+        )
+        return record.model_copy(update={"warnings": (*_warnings(record, outcome), *self._warnings)})
+
+    def _model_use(self, model: Model) -> ModelUse:
+        if model not in self._parts:
+            return ModelUse(name="")
+        part = self._parts[model]
+        counts = self._counts.get(model) or (self._sessions[model].counts if self._sessions else Counts())
+        return ModelUse(
+            name=part.pool.engine.name,
+            revision=part.pool.engine.revision,
+            tokens=sum(piece.n_tokens for piece in self.pieces if piece.source == model),
+            forwards=counts.forwards,
+            forward_tokens=counts.forward_tokens,
+            drafted=counts.drafted,
+            accepted=counts.accepted,
+            prompt_tokens=len(part.prompt),
+            prompt_tokens_reused=min(counts.reused, len(part.prompt)),
+            seconds=counts.seconds,
+        )
+
+    def _worked_s(self) -> float:
+        return self._worked + (time.perf_counter() - self._since if self._since is not None else 0.0)
+
+
+class _Streaming:
+    """What both kinds of stream share."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The pieces so far."""
+        return tuple(self._run.pieces)
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(piece.text for piece in self._run.pieces)
+
+    @property
+    def provenance(self) -> Provenance:
+        """The record so far; complete once the stream has ended."""
+        return self._run.provenance()
+
+    @property
+    def result(self) -> Result:
+        """Text and record."""
+        record = self.provenance
+        return Result(record.text, record)
+
+    def __del__(self) -> None:
+        run: Run | None = getattr(self, "_run", None)
+        if run is not None:
+            self._end("cancelled")
+
+    def _end(self, reason: FinishReason) -> None:
+        self._run.end(reason)
+
+
+class Stream(_Streaming, Iterator[Piece]):
+    """An answer as it is written: iterate for ``Piece``s, then read ``provenance``. A context manager that closes."""
+
+    def __next__(self) -> Piece:
+        try:
+            with self._run:
+                event = self._run.advance()
+                while isinstance(event, Ask):
+                    event = self._run.advance(self._run.remembered(event) or self._run.compute(event))
+        except BaseException as error:
+            self._end("error" if isinstance(error, Exception) else "cancelled")
+            raise
+        if event is None:
+            raise StopIteration
+        return event
+
+    def close(self) -> None:
+        """Stop. What was written stays in ``pieces``."""
+        self._run.end("cancelled")
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class AsyncStream(_Streaming, AsyncIterator[Piece]):
+    """As ``Stream``, with ``async for``. Forwards run in a worker thread; the event loop stays free."""
+
+    def __init__(self, run: Run, executor: ThreadPoolExecutor) -> None:
+        super().__init__(run)
+        self._executor = executor
+        self._forward: Future[Prediction] | None = None
+
+    async def __anext__(self) -> Piece:
+        try:
+            with self._run:
+                event = self._run.advance()
+                while isinstance(event, Ask):
+                    event = self._run.advance(self._run.remembered(event) or await self._compute(event))
+        except BaseException as error:
+            self._end("error" if isinstance(error, Exception) else "cancelled")
+            raise
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def _compute(self, ask: Ask) -> Prediction:
+        self._forward = self._executor.submit(self._run.compute, ask)
+        return await asyncio.wrap_future(self._forward)
+
+    def _end(self, reason: FinishReason) -> None:
+        """End the run once the forward under way, if any, has left its session."""
+        if self._forward is None:
+            self._run.end(reason)
+        else:
+            run = self._run
+            self._forward.add_done_callback(lambda _: run.end(reason))
+
+    async def aclose(self) -> None:
+        """Stop. What was written stays in ``pieces``."""
+        self._end("cancelled")
+
+    async def __aenter__(self) -> AsyncStream:
+        return self
+
+    async def __aexit__(self, *_: Any) -> None:
+        await self.aclose()
+
+
+def _warnings(record: Provenance, outcome: Outcome | None) -> Iterator[Warning]:
+    """The failure signatures that one record shows, each with what to do."""
+    ratio, nudging = record.nudge_ratio, record.nudging.name
+    alone = not record.base.name or not nudging
+    if not alone and record.n_tokens >= 32 and not any(p.source == "nudging" and p.round > 1 for p in record.pieces):
+        yield Warning(
+            code="never_nudged",
+            message=f"The base model was never nudged after the opening in {record.n_tokens} tokens. If the answer "
+            "strays, raise the threshold.",
+        )
+    if not alone and record.n_tokens >= 16 and ratio > TOO_MUCH:
+        yield Warning(
+            code="nudged_too_much",
+            message=f"{ratio:.0%} of the tokens are the nudging model's. Above {TOO_MUCH:.0%} results are usually no better "
+            "than its own answer alone: lower the threshold, or use a base model that is surer of this subject.",
+        )
+    if record.finish_reason == "repetition":
+        yield Warning(
+            code="repetition",
+            message="The answer went in circles and was ended. Raise the threshold, or sample (temperature=0.7).",
+        )
+    if outcome and outcome.cut_at_marker:
+        yield Warning(
+            code="role_marker",
+            message="The base model began another turn of the transcript and was cut there. If answers end too early, "
+            "try another base template.",
+        )
+    if outcome and outcome.context_full:
+        yield Warning(
+            code="context_full",
+            message=f"The answer filled the {outcome.context_full} model's context and ended there.",
+        )

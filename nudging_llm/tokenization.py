@@ -1,0 +1,236 @@
+"""Text to tokens and back, for one tokenizer.
+
+Knows: the tokenizer's vocabulary, which tokens are control tokens, where text may be cut so that both sides can be
+tokenised alone. Leaves to others: prompts' wording (``prompts.py``) and any model.
+
+Text is the canonical state of an answer (design, section 4), so a path of tokens is always "the tokens of this text".
+Tokenising the whole text at every round would cost O(length) each; ``AnswerPath`` re-tokenises from the last *safe
+boundary* only. A boundary before a space is safe if no token of the vocabulary reaches across it: then neither a BPE
+merge nor a unigram piece can span it, and both sides tokenise independently. That is checked against the vocabulary,
+not assumed (one tokenizer in this project's tests has the single crossing token ``> </``).
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from .errors import ModelLoadError
+
+#: What a byte that is not (yet) a whole UTF-8 character decodes to.
+REPLACEMENT = "\ufffd"
+#: How vocabularies spell a space: as itself, SentencePiece's, byte-level BPE's.
+_SPACES = frozenset({" ", "\u2581", chr(256 + 32)})
+_WHITE = _SPACES | {"\t", "\n", "\v", "\f", "\r"} | {chr(256 + code) for code in range(9, 14)}
+#: Candidates for a character put before a text, so that it is never treated as the start of a document.
+_GUARDS = "axzAXZ0.;"
+
+
+class TextCodec:
+    """Encodes and decodes plain text with one *fast* tokenizer, and knows its control tokens.
+
+    Args:
+        tokenizer: a transformers tokenizer with a ``tokenizers`` backend. It is copied, never changed.
+        name: of the model, for error messages.
+        end_tokens: ids at which the model ends its text, besides the tokenizer's own end token.
+        owned: True if nobody else holds this tokenizer: saves the copy.
+
+    Raises:
+        ModelLoadError: the tokenizer has no fast backend.
+    """
+
+    def __init__(self, tokenizer: Any, name: str, end_tokens: Sequence[int] = (), owned: bool = False) -> None:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None or not hasattr(backend, "encode"):
+            raise ModelLoadError(
+                f"The tokenizer of {name} ({type(tokenizer).__name__}) has no fast backend. Load it with "
+                "AutoTokenizer.from_pretrained(…) from a folder that has a tokenizer.json."
+            )
+        self.name = name
+        self._backend = backend if owned else copy.deepcopy(backend)
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._lock = threading.Lock()  # one setting of the backend, encode_special_tokens, is changed per call
+        template = getattr(tokenizer, "chat_template", None)
+        template_text = template if isinstance(template, str) else "".join((template or {}).values())
+        added = self._backend.get_added_tokens_decoder()
+        self.control_tokens = frozenset(
+            token for token, entry in added.items() if entry.special or (entry.content.strip() and entry.content in template_text)
+        )
+        self._loud = {entry.content: token for token, entry in added.items() if not entry.special and token in self.control_tokens}
+        own_end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        self.end_tokens = {token for token, entry in added.items() if entry.special} | set(end_tokens) | set(own_end)
+        self.size: int = self._backend.get_vocab_size(with_added_tokens=True)
+        self.crossing, self.crosses_wide = _crossing_characters(self._backend.get_vocab(with_added_tokens=True))
+        safe_guards = [guard for guard in _GUARDS if guard not in self.crossing]
+        self._guard = (safe_guards or _GUARDS)[0]
+        self._may_cut = bool(safe_guards)
+        self._guard_ids = self.encode(self._guard)
+        self._guard_text = self._backend.decode(self._guard_ids, skip_special_tokens=False)
+        self.bos_ids: list[int] = _leading_tokens(tokenizer(self._guard).input_ids, self._guard_ids)
+        self.token_text = lru_cache(maxsize=65_536)(self._token_text)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of ``text`` as plain text: nothing in it becomes a control token."""
+        if any(content in text for content in self._loud):
+            return [token for part in self._split_loud(text) for token in self._encode(part, control=False)]
+        return self._encode(text, control=False)
+
+    def encode_control(self, text: str) -> list[int]:
+        """Tokens of ``text``, control tokens recognised: for templates, never for text from outside."""
+        return self._encode(text, control=True)
+
+    def control_spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Character ranges of ``text`` that ``encode_control`` would turn into control tokens."""
+        with self._lock:
+            self._backend.encode_special_tokens = False
+            encoding = self._backend.encode(text, add_special_tokens=False)
+        for token, span in zip(encoding.ids, encoding.offsets, strict=True):
+            if token in self.control_tokens:
+                yield span
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of ``tokens`` as if it stood inside a document. Control tokens are spelt out."""
+        whole = self._backend.decode([*self._guard_ids, *tokens], skip_special_tokens=False)
+        return whole[len(self._guard_text) :]
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends the text: the model's end tokens, and any special token, as text cannot hold it."""
+        return token in self.end_tokens
+
+    def safe_boundary(self, text: str, before: int) -> int:
+        """The last position < ``before`` at which ``text`` can be cut and tokenised separately; 0 if there is none."""
+        at = text.rfind(" ", 1, before) if self._may_cut else 0
+        while at > 0:
+            left = text[at - 1]
+            if not left.isspace() and left not in self.crossing and not (self.crosses_wide and ord(left) > 127):
+                return at
+            at = text.rfind(" ", 1, at)
+        return 0
+
+    def encode_tail(self, tail: str) -> list[int]:
+        """Tokens of ``tail``, which starts at a safe boundary, without what some tokenizers put before a text."""
+        return self.encode(self._guard + tail)[len(self._guard_ids) :]
+
+    def _token_text(self, token: int) -> str:
+        return "" if self.is_end(token) else self.decode([token])
+
+    def _encode(self, text: str, control: bool) -> list[int]:
+        with self._lock:
+            self._backend.encode_special_tokens = not control
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+            return ids
+
+    def _split_loud(self, text: str) -> Iterator[str]:
+        """Cut inside each added token that is not marked special, so that the backend cannot match it."""
+        start = 0
+        while start < len(text):
+            hits = [(found, content) for content in self._loud if (found := text.find(content, start)) >= 0]
+            if not hits:
+                break
+            found, _ = min(hits)
+            yield text[start : found + 1]
+            start = found + 1
+        yield text[start:]
+
+
+class AnswerPath:
+    """The tokens of a fixed prompt followed by a growing answer; re-tokenises only the tail.
+
+    Args:
+        codec: the tokenizer.
+        prompt_ids: tokens that stand first and never change (a chat template, or just BOS).
+        prompt_text: plain text that is tokenised together with the answer (the base model's transcript). If it does not
+            end in white space, a space joins it to an answer that does not begin with white space.
+    """
+
+    def __init__(self, codec: TextCodec, prompt_ids: Sequence[int], prompt_text: str = "") -> None:
+        self._codec, self._prompt = codec, prompt_text
+        self._cut = 0  # a safe boundary of the text, and the tokens of prompt and text before it
+        self._head = list(prompt_ids)
+        self._text = prompt_text
+
+    def encode(self, answer: str) -> list[int]:
+        """Tokens of the prompt and ``answer``."""
+        text = self._join(answer)
+        if not text:
+            return list(self._head)
+        if not text.startswith(self._text[: self._cut]):
+            raise ValueError("an answer may not change before its last safe boundary")
+        if text.startswith(self._text):
+            self._advance(self._codec.safe_boundary(self._text, len(self._text)))
+        return [*self._head, *self._tail(text)]
+
+    def settle(self, answer: str) -> None:
+        """Say that the answer will never again be shorter than this, nor differ from it."""
+        self._text = self._join(answer)
+
+    def _join(self, answer: str) -> str:
+        bare = self._prompt and answer and not answer[0].isspace() and not self._prompt[-1].isspace()
+        return f"{self._prompt} {answer}" if bare else self._prompt + answer
+
+    def _advance(self, cut: int) -> None:
+        if cut > self._cut:
+            self._head += self._tail(self._text[:cut])
+            self._cut = cut
+
+    def _tail(self, text: str) -> list[int]:
+        tail = text[self._cut :]
+        return self._codec.encode_tail(tail) if self._cut else self._codec.encode(tail)
+
+
+class Detokenizer:
+    """Tokens in, text out, as soon as each character is whole.
+
+    Args:
+        codec: the tokenizer.
+        context: tokens before the first one, so that spaces and split characters come out right.
+    """
+
+    _CONTEXT = 6  # more than a UTF-8 character has bytes
+
+    def __init__(self, codec: TextCodec, context: Sequence[int]) -> None:
+        self._codec = codec
+        self._window = [token for token in context[-self._CONTEXT :] if not codec.is_end(token)]
+        self._done = codec.decode(self._window)
+        self.pending = False  # whether the last tokens are part of a character that is not whole yet
+
+    def copy(self) -> Detokenizer:
+        """Another one in the same state."""
+        twin = copy.copy(self)
+        twin._window = list(self._window)
+        return twin
+
+    def feed(self, token: int) -> str:
+        """Text that ``token`` completes; empty while a character is incomplete."""
+        self._window.append(token)
+        text = self._codec.decode(self._window)
+        self.pending = text.endswith(REPLACEMENT)
+        if self.pending:
+            return ""
+        new = text[len(self._done) :]
+        self._window = self._window[-self._CONTEXT :]
+        self._done = self._codec.decode(self._window)
+        return new
+
+
+def _crossing_characters(vocab: dict[str, int]) -> tuple[frozenset[str], bool]:
+    """Characters after which some token of the vocabulary goes on with a space; and whether a non-ASCII one does."""
+    found = {
+        left
+        for token in vocab
+        for left, right in zip(token, token[1:], strict=False)
+        if right in _SPACES and left not in _WHITE
+    }
+    return frozenset(found), any(ord(char) > 127 for char in found)
+
+
+def _leading_tokens(with_special: Sequence[int], plain: Sequence[int]) -> list[int]:
+    """What the tokenizer puts before a text (BOS), given the same text with and without."""
+    for start in range(len(with_special) - len(plain) + 1):
+        if list(with_special[start : start + len(plain)]) == list(plain):
+            return list(with_special[:start])
+    return []

@@ -1,0 +1,94 @@
+"""What the decoder asks for, and what it must know of a model's text: the border between rules and compute.
+
+``Ask`` goes out of the decoder, a ``Prediction`` comes back. ``Voice`` is one model's way to spell its prompt and an
+answer as tokens; ``PromptVoice`` is the implementation over a ``TextCodec``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from .tokenization import AnswerPath, Detokenizer, TextCodec
+
+Model = Literal["base", "nudging"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request for the prediction after ``tokens``.
+
+    Attributes:
+        model: whose prediction.
+        tokens: the whole sequence, prompt included.
+        draft: a guess at the tokens that follow: evaluating it in the same forward may answer later asks.
+        stable: how many of ``tokens`` will not be taken back.
+    """
+
+    model: Model
+    tokens: list[int]
+    draft: list[int]
+    stable: int
+
+
+class TextStream(Protocol):
+    """Turns tokens into text as soon as characters are whole."""
+
+    pending: bool
+
+    def feed(self, token: int) -> str: ...
+
+    def copy(self) -> TextStream: ...
+
+
+class Voice(Protocol):
+    """One model's tokens for its prompt and an answer; no compute."""
+
+    context_length: int | None
+
+    def encode(self, answer: str) -> list[int]:
+        """Tokens of the prompt followed by the answer."""
+        ...
+
+    def settle(self, answer: str) -> None:
+        """The answer will only grow from here."""
+        ...
+
+    def token_text(self, token: int) -> str:
+        """Text of one token inside a document; empty if it ends the text."""
+        ...
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends the text."""
+        ...
+
+    def text_stream(self, tokens: Sequence[int]) -> TextStream:
+        """A stream for tokens that follow ``tokens``."""
+        ...
+
+
+class PromptVoice:
+    """A ``Voice`` over a text codec.
+
+    Args:
+        codec: the model's tokenizer.
+        prompt_ids: tokens that stand first (a rendered chat template, or just BOS).
+        prompt_text: plain text after them that is tokenised together with the answer.
+        context_length: the model's, in tokens; None if unlimited.
+    """
+
+    def __init__(
+        self, codec: TextCodec, prompt_ids: Sequence[int], prompt_text: str, context_length: int | None
+    ) -> None:
+        self._codec = codec
+        self._path = AnswerPath(codec, prompt_ids, prompt_text)
+        self.context_length = context_length
+        self.encode = self._path.encode
+        self.settle = self._path.settle
+        self.token_text = codec.token_text
+        self.is_end = codec.is_end
+
+    def text_stream(self, tokens: Sequence[int]) -> Detokenizer:
+        """A stream for tokens that follow ``tokens``."""
+        return Detokenizer(self._codec, tokens)

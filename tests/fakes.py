@@ -1,0 +1,173 @@
+"""Tiny deterministic models over real tokenizers: honest fakes for testing logic fast.
+
+A fake's next token is a hash of the tokens so far, bent towards a shared "language" so that two fakes often agree. The
+tokenizers are real ones (``tokenizers`` library), small and of different kinds.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from nudging_llm.backends import Want
+from nudging_llm.gates import Prediction
+from nudging_llm.tokenization import TextCodec
+
+TEXT = [
+    "the cat sat on the mat. the dog ran to the cat and sat.",
+    "one two three four five six seven eight nine ten",
+    "Paris is the capital of France.\nIt has two million people.\n\nQuestion: why?\nAnswer: so.",
+    "caf\u00e9 na\u00efve \u65e5\u672c\u8a9e \U0001f642 z\u00fcrich  double  space",
+    "step 1: add. step 2: add.\nstep 3: stop.",
+]
+SPECIAL = ["<end>", "<turn>"]
+
+
+class FakeTokenizer:
+    """What the package needs of a transformers tokenizer, over a ``tokenizers.Tokenizer``."""
+
+    chat_template = None
+
+    def __init__(self, backend: Tokenizer, bos: bool = False) -> None:
+        self.backend_tokenizer = backend
+        self.eos_token_id = backend.token_to_id("<end>")
+        self._bos = [backend.token_to_id("<turn>")] if bos else []
+
+    def __call__(self, text: str) -> Any:
+        class Output:
+            input_ids = [*self._bos, *self.backend_tokenizer.encode(text, add_special_tokens=False).ids]
+
+        return Output
+
+
+def _special(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    return tokenizer
+
+
+@lru_cache
+def tokenizer(kind: str) -> FakeTokenizer:
+    """One of: bytes, byte_bpe, gpt_bpe, metaspace, fallback, crossing."""
+    if kind == "bytes":
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tok = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+        tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tok.decoder = decoders.ByteLevel()
+    elif kind in ("byte_bpe", "gpt_bpe", "crossing"):
+        tok = Tokenizer(models.BPE())
+        # without the regex merges may cross spaces: "crossing" has tokens such as "he c"
+        tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind != "crossing")
+        tok.decoder = decoders.ByteLevel()
+        size = {"byte_bpe": 300, "gpt_bpe": 420, "crossing": 330}[kind]
+        trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        tok.train_from_iterator(TEXT * 3, trainer)
+    elif kind == "metaspace":  # puts a space before every text, as Llama-2 does
+        tok = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+        tok.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+        tok.decoder = decoders.Sequence(
+            [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
+        _train_fallback(tok)
+    elif kind == "fallback":  # as Gemma: no prefix, spaces become U+2581, unknown characters become bytes
+        tok = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+        tok.normalizer = normalizers.Replace(" ", "\u2581")
+        tok.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+        _train_fallback(tok)
+    else:
+        raise ValueError(kind)
+    return FakeTokenizer(_special(tok), bos=kind in ("metaspace", "fallback"))
+
+
+def _train_fallback(tok: Tokenizer) -> None:
+    """A BPE with merges within words, ASCII and byte tokens in the vocabulary, other characters as bytes."""
+    special = ["<unk>"] + [f"<0x{b:02X}>" for b in range(256)]
+    ascii_text = ["".join(c for c in line if ord(c) < 128).replace(" ", " \u2581") for line in TEXT]
+    words = [word for line in ascii_text for word in line.split(" ")]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    scratch = Tokenizer(models.BPE(unk_token="<unk>"))
+    scratch.train_from_iterator(words, trainer)
+    import json
+
+    model = json.loads(scratch.to_str())["model"]
+    vocab, merges = model["vocab"], [tuple(merge) for merge in model["merges"]]
+    tok.model = models.BPE(vocab=vocab, merges=merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
+
+
+KINDS = ("bytes", "byte_bpe", "gpt_bpe", "metaspace", "fallback", "crossing")
+
+
+@lru_cache
+def codec(kind: str) -> TextCodec:
+    return TextCodec(tokenizer(kind), f"fake-{kind}")
+
+
+def _hash(*parts: Any) -> int:
+    return zlib.crc32(repr(parts).encode())
+
+
+class FakeModel:
+    """A next-token function: (tokens) -> (id, probability).
+
+    With probability ``agree`` (in 256ths) the next token continues the shared language, which is a function of the text
+    alone; else it is any token. Ends with probability ``end``.
+    """
+
+    def __init__(self, kind: str, seed: int, agree: int = 200, end: int = 8, low: int = 40) -> None:
+        self.kind, self.seed, self.agree, self.end, self.low = kind, seed, agree, end, low
+        self.codec = codec(kind)
+        self._language = _LANGUAGES[seed % len(_LANGUAGES)]
+
+    def next(self, tokens: Sequence[int]) -> tuple[int, float]:
+        h = _hash(self.seed, tuple(tokens[-24:]), len(tokens))
+        prob = 0.05 + 0.3 * (h >> 8 & 255) / 255 if (h & 255) % 100 < self.low else 0.45 + 0.54 * (h >> 8 & 255) / 255
+        if (h >> 16 & 255) < self.end:
+            return self.codec._backend.token_to_id("<end>"), prob
+        if (h >> 24 & 255) < self.agree:
+            tail = self.codec.decode([t for t in tokens[-4:] if not self.codec.is_end(t)])[-2:]
+            word = self._language[_hash(tail, self.seed // 4096) % len(self._language)]
+            ids = self.codec.encode_tail(word) if word.startswith(" ") and self.codec._may_cut else self.codec.encode(word)
+            return ids[_hash(tail) % len(ids) if h & 1024 else 0], prob
+        return h % (self.codec.size - len(SPECIAL)), prob
+
+
+_LANGUAGES = [
+    [" the", " cat", " sat", ".", " on", " a  b", "\n", " two", " caf\u00e9", " \u65e5\u672c", "\n\n", "s"],
+    [" the the", "\n", " a", " a", "ing", " \U0001f642", "  x", " one two three"],
+    [" go", " go", "\nQuestion:", " stop now", " \u00fc", "x y z", "\nAnswer:", " go"],
+    [" Paris", " is", " the", " capital", " of France.", "\n", " so", " it is."],
+]
+
+
+class FakeEngine:
+    """A ``backends.Engine`` over a ``FakeModel``; its cache is the list of tokens, checked at every forward."""
+
+    revision = None
+    context_length: int | None = None
+
+    def __init__(self, model: FakeModel, can_crop: bool = True) -> None:
+        self.model, self.can_crop, self.name = model, can_crop, f"fake-{model.kind}-{model.seed}"
+        self.forwards = 0
+
+    def new_cache(self) -> list[int]:
+        return []
+
+    def forward(self, cache: list[int], tokens: Sequence[int], past: int, last: int, want: Want) -> list[Prediction]:
+        assert len(cache) == past and tokens and 1 <= last <= len(tokens)
+        self.forwards += 1
+        cache.extend(tokens)
+        found = []
+        for end in range(len(cache) - last + 1, len(cache) + 1):
+            token, prob = self.model.next(cache[:end])
+            found.append(Prediction(token, prob, token))
+        return found
+
+    def crop(self, cache: list[int], drop: int) -> None:
+        assert self.can_crop and 0 < drop <= len(cache)
+        del cache[-drop:]
+
+    def copy_cache(self, cache: list[int]) -> list[int]:
+        return list(cache)
