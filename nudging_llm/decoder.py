@@ -133,8 +133,9 @@ class _Decoder:
     def rounds(self) -> Generator[Ask | Piece, Prediction | None, FinishReason]:
         while not self._full and self.round != self.config.max_rounds:
             self.round += 1
+            before = self.answer.text
             for voice in self.voices.values():
-                voice.settle(self.answer.text)
+                voice.settle(before)
 
             # 1. The nudging model opens every round; where it reaches its end of text, the answer ends.
             text, ended = yield from self._complete()
@@ -159,6 +160,8 @@ class _Decoder:
                     return "stop"
                 if self.cut_at_length:
                     return "length"
+            if len(self.answer.text) == len(before):  # a round that adds nothing would repeat for ever
+                return "stop"
         return "length"
 
     def _complete(self) -> Asking:
@@ -166,7 +169,7 @@ class _Decoder:
         voice = self.voices["nudging"]
         tokens = voice.encode(self.answer.text)
         settled = len(tokens)
-        stream, text = voice.text_stream(tokens), ""
+        stream, text = voice.text_stream(), ""
         while (taken := len(tokens) - settled) < self.config.lookahead or (
             stream.pending and taken < self.config.lookahead + _REST_OF_CHARACTER
         ):
@@ -248,7 +251,7 @@ class _Decoder:
         voice = self.voices[model]
         self.answer.watch_markers(self.markers)
         tokens = voice.encode(self.answer.text)
-        stream = voice.text_stream(tokens)
+        stream = voice.text_stream()
         begun, waiting = (prediction, reason), 0  # of the character that is not whole yet
         while not voice.is_end(prediction.token):
             begun = begun if waiting else (prediction, reason)
@@ -263,7 +266,9 @@ class _Decoder:
                     self.cut_at_marker = True
                     self._base_stopped(None)
                     break
-            if self.answer.finish_reason or self._capped_by(waiting):
+            if self._capped_by(waiting):
+                self.cut_at_length = True
+            if self.answer.finish_reason or self.cut_at_length:
                 break
             prediction = yield from self._predict(model, tokens)
             reason = Reason.CONFIDENT if gated else reason
@@ -282,7 +287,7 @@ class _Decoder:
         """
         base, run_start = self.voices["base"], len(self.answer.text)
         tokens = base.encode(self.answer.text)
-        stream = base.text_stream(tokens)
+        stream = base.text_stream()
         pieces = _RunPieces()
         tokens = [*tokens, prediction.token]
         pieces.feed(stream, prediction, reason)
@@ -400,7 +405,7 @@ class _Decoder:
         head, whole = base.encode(self.answer.text), base.encode(self.answer.text + word)
         if whole[: len(head)] != head:
             return ""
-        stream = base.text_stream(head)
+        stream = base.text_stream()
         return "".join(stream.feed(token) for token in whole[len(head) : len(head) + room])
 
     def _without_join(self, text: str) -> str:

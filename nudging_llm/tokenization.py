@@ -183,38 +183,27 @@ class AnswerPath:
 
 
 class Detokenizer:
-    """Tokens in, text out, as soon as each character is whole.
+    """Tokens in, text out: in the shortest groups of tokens that are whole characters."""
 
-    Args:
-        codec: the tokenizer.
-        context: tokens before the first one, so that spaces and split characters come out right.
-    """
-
-    _CONTEXT = 6  # more than a UTF-8 character has bytes
-
-    def __init__(self, codec: TextCodec, context: Sequence[int]) -> None:
+    def __init__(self, codec: TextCodec) -> None:
         self._codec = codec
-        self._window = [token for token in context[-self._CONTEXT :] if not codec.is_end(token)]
-        self._done = codec.decode(self._window)
-        self.pending = False  # whether the last tokens are part of a character that is not whole yet
+        self._group: tuple[int, ...] = ()
+
+    @property
+    def pending(self) -> bool:
+        """Whether the last tokens are part of a character that is not whole yet."""
+        return bool(self._group)
 
     def copy(self) -> Detokenizer:
         """Another one in the same state."""
-        twin = copy.copy(self)
-        twin._window = list(self._window)
-        return twin
+        return copy.copy(self)
 
     def feed(self, token: int) -> str:
         """Text that ``token`` completes; empty while a character is incomplete."""
-        self._window.append(token)
-        text = self._codec.decode(self._window)
-        self.pending = text.endswith(REPLACEMENT)
-        if self.pending:
-            return ""
-        new = text[len(self._done) :]
-        self._window = self._window[-self._CONTEXT :]
-        self._done = self._codec.decode(self._window)
-        return new
+        group = (*self._group, token)
+        text = self._codec.token_text(token) if len(group) == 1 else self._codec.decode(group)
+        self._group = group if text.endswith(REPLACEMENT) else ()
+        return "" if self._group else text
 
 
 def _crossing_characters(vocab: dict[str, int]) -> tuple[frozenset[str], bool]:

@@ -35,7 +35,8 @@ class Ask:
 class TextStream(Protocol):
     """Turns tokens into text as soon as characters are whole."""
 
-    pending: bool
+    @property
+    def pending(self) -> bool: ...
 
     def feed(self, token: int) -> str: ...
 
@@ -63,8 +64,8 @@ class Voice(Protocol):
         """Whether the token ends the text."""
         ...
 
-    def text_stream(self, tokens: Sequence[int]) -> TextStream:
-        """A stream for tokens that follow ``tokens``."""
+    def text_stream(self) -> TextStream:
+        """A stream for tokens that begin at a whole character."""
         ...
 
 
@@ -89,6 +90,6 @@ class PromptVoice:
         self.token_text = codec.token_text
         self.is_end = codec.is_end
 
-    def text_stream(self, tokens: Sequence[int]) -> Detokenizer:
-        """A stream for tokens that follow ``tokens``."""
-        return Detokenizer(self._codec, tokens)
+    def text_stream(self) -> Detokenizer:
+        """A stream for tokens that begin at a whole character."""
+        return Detokenizer(self._codec)

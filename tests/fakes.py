@@ -120,6 +120,7 @@ class FakeModel:
         self.kind, self.seed, self.agree, self.end, self.low = kind, seed, agree, end, low
         self.codec = codec(kind)
         self._language = _LANGUAGES[seed % len(_LANGUAGES)]
+        self._word_ids = [self._ids(word) for word in self._language]
 
     def next(self, tokens: Sequence[int]) -> tuple[int, float]:
         h = _hash(self.seed, tuple(tokens[-24:]), len(tokens))
@@ -127,11 +128,24 @@ class FakeModel:
         if (h >> 16 & 255) < self.end:
             return self.codec._backend.token_to_id("<end>"), prob
         if (h >> 24 & 255) < self.agree:
+            if (rest := self._rest_of_character(tokens)) is not None:
+                return rest, prob
             tail = self.codec.decode([t for t in tokens[-4:] if not self.codec.is_end(t)])[-2:]
             word = self._language[_hash(tail, self.seed // 4096) % len(self._language)]
-            ids = self.codec.encode_tail(word) if word.startswith(" ") and self.codec._may_cut else self.codec.encode(word)
+            ids = self._ids(word)
             return ids[_hash(tail) % len(ids) if h & 1024 else 0], prob
         return h % (self.codec.size - len(SPECIAL)), prob
+
+    def _ids(self, word: str) -> list[int]:
+        return self.codec.encode_tail(word) if word.startswith(" ") and self.codec._may_cut else self.codec.encode(word)
+
+    def _rest_of_character(self, tokens: Sequence[int]) -> int | None:
+        """The token that goes on with a character of the language that the last token began."""
+        for ids in self._word_ids:
+            for i, token in enumerate(ids[:-1]):
+                if tokens and tokens[-1] == token and self.codec.token_text(token).endswith("\ufffd"):
+                    return ids[i + 1]
+        return None
 
 
 _LANGUAGES = [

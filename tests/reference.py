@@ -31,12 +31,17 @@ class Ref:
             text = self.prompt_text + " " + answer
         return self.prompt_ids + self.encode(text)
 
-    def grown(self, before: list[int], new: list[int]) -> str:
-        """Text that ``new`` tokens add after ``before``, up to the last token that ends a whole character."""
-        kept = [t for t in before if t not in self.ends]
-        while new and self.decode(kept + new).endswith(BAD):
-            new = new[:-1]
-        return self.decode(kept + new)[len(self.decode(kept)) :] if new else ""
+    def grown(self, new: list[int]) -> str:
+        """Text of ``new`` tokens, taken in the shortest groups that are whole characters; a group cut short is left out."""
+        return self.split(new)[0]
+
+    def split(self, new: list[int]) -> tuple[str, list[int]]:
+        text, group = "", []
+        for token in new:
+            group.append(token)
+            if not self.decode(group).endswith(BAD):
+                text, group = text + self.decode(group), []
+        return text, group
 
     def token_text(self, token: int) -> str:
         return "" if token in self.ends else self.decode([token])
@@ -147,15 +152,12 @@ class Slow:
         model, y = self.nudging, self.y
         tokens = model.tokens(y)
         new: list[int] = []
-        while len(new) < self.rules.k or (len(new) < self.rules.k + 3 and model.decode([*self._plain(tokens), *new]).endswith(BAD)):
+        while len(new) < self.rules.k or (len(new) < self.rules.k + 3 and model.split(new)[1]):
             token, _ = model.next(tokens + new)
             if token in model.ends:
-                return self._lead(model.grown(tokens, new)), True
+                return self._lead(model.grown(new)), True
             new.append(token)
-        return self._lead(model.grown(tokens, new)), False
-
-    def _plain(self, tokens):
-        return [t for t in tokens if t not in self.nudging.ends]
+        return self._lead(model.grown(new)), False
 
     def _lead(self, text: str) -> str:
         return text if self.y else text.lstrip(" ")
@@ -238,7 +240,7 @@ class Slow:
                 room = r.max_tokens - self.n
                 if not r.paper and n > room:
                     head, whole = self.base.tokens(now), self.base.tokens(now + text)
-                    fits = self.base.grown(head, whole[len(head) : len(head) + room]) if whole[: len(head)] == head else ""
+                    fits = self.base.grown(whole[len(head) : len(head) + room]) if whole[: len(head)] == head else ""
                     if fits:
                         self.write(P(fits, "nudging", reason, round_, p[1], self.base.token_text(p[0]), room))
                     return
@@ -246,10 +248,15 @@ class Slow:
             if ended or (not words and hand is None):
                 self.finish = "stop"
                 return
-            if hand is None or (not r.paper and self.n >= r.max_tokens):
+            if not r.paper and self.n >= r.max_tokens:
+                return
+            if hand is None:
                 continue
             why, known, base_ended = (self.paper_run if r.paper else self.plain_run)(hand, round_)
             if base_ended and r.stop_on == "either":
+                self.finish = "stop"
+                return
+            if self.y == y:  # a round that adds nothing would repeat for ever
                 self.finish = "stop"
                 return
 
@@ -263,26 +270,25 @@ class Slow:
         while True:
             if token in self.base.ends:
                 return "base_ended", (token, prob), True
-            if self.base.grown(start, run) == done and not self._partial(start, run):
+            if self.base.grown(run) == done and not self._partial(run):
                 begun, waiting = ((token, prob), reason), 0
             run.append(token)
             waiting += 1
-            text = self.base.grown(start, run)
-            if not self._partial(start, run):
+            text = self.base.grown(run)
+            if not self._partial(run):
                 p, why = begun
                 if not self.write(P(text[len(done) :], "base", why, round_, p[1], self.base.token_text(p[0]), waiting), y0):
                     return "base_ended", None, True
                 done, waiting = text, 0
             if self.n + waiting >= self.rules.max_tokens:
-                return "x", None, False
+                raise Stopped
             token, prob = self.ask(start + run)
             reason = "confident"
             if not self.sure((token, prob)):
                 return "uncertain", (token, prob), False
 
-    def _partial(self, start, run) -> bool:
-        kept = [t for t in start if t not in self.base.ends]
-        return bool(run) and self.base.decode(kept + run).endswith(BAD)
+    def _partial(self, run) -> bool:
+        return bool(self.base.split(run)[1])
 
     def paper_run(self, hand, round_):
         r = self.rules
@@ -294,13 +300,13 @@ class Slow:
         run = [token]
         meta = [((token, prob), reason)]
         written = 0  # tokens of the run that are written, complete characters
-        text_of = lambda k: self.base.grown(start, run[:k])  # noqa: E731
+        text_of = lambda k: self.base.grown(run[:k])  # noqa: E731
 
         def flush():
             nonlocal written
             k = written
             for j in range(written + 1, len(run) + 1):
-                if not self._partial(start, run[:j]):
+                if not self._partial(run[:j]):
                     p, why = meta[k]
                     self.write(P(text_of(j)[len(text_of(k)) :] if k else text_of(j), "base", why, round_, p[1], self.base.token_text(p[0]), j - k))
                     k = j
@@ -328,7 +334,7 @@ class Slow:
                 if token in self.base.ends:
                     break
                 chunk.append(token)
-            whole = self.base.grown(start, chunk)[len(text_of(written)) :]
+            whole = self.base.grown(chunk)[len(text_of(written)) :]
             if size == 0:
                 return "base_ended", None, False
             if len(run) > begin and (whole in so_far or (len(accepted.split(" ")) > 5 and accepted in self.y)):
