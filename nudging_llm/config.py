@@ -148,6 +148,3 @@ def _readable(error: ValidationError) -> ConfigError:
         what = item["msg"].removeprefix("Value error, ")
         lines.append(f"{where}={item['input']!r}: {what}" if where else what)
     return ConfigError("; ".join(dict.fromkeys(lines)))
-
-
-

@@ -193,7 +193,9 @@ class _Decoder:
         if not text:
             if not whole or ended:
                 return _Nudge([], [], [], [], None)
-            at_end = yield from self._base_at(before, full, settled)  # stop_on="both": only the base model wants to go on
+            at_end = yield from self._base_at(
+                before, full, settled
+            )  # stop_on="both": only the base model wants to go on
             return _Nudge([], [], [], [], (at_end, Reason.HANDOVER_CONFIDENT))
         lead = len(text) - len(text.lstrip(" "))
         parts = text[lead:].split(" ")
@@ -322,9 +324,7 @@ class _Decoder:
                 return
             size = self.config.lookahead
 
-    def _rest_of_chunk(
-        self, tokens: list[int], stopped: Prediction | None, left: int, stream: TextStream
-    ) -> Asking:
+    def _rest_of_chunk(self, tokens: list[int], stopped: Prediction | None, left: int, stream: TextStream) -> Asking:
         """The text of a chunk after its accepted part: what the base model would have written unsure."""
         base, stream, text = self.voices["base"], stream.copy(), ""
         prediction = stopped

@@ -85,7 +85,9 @@ def resolve_gate(gate: Any) -> Gate:
         return GATES[gate]
     if isinstance(gate, Gate):
         return gate
-    raise ConfigError(f"gate={gate!r} must be one of {', '.join(GATES)} or have a method confident(prediction, threshold)")
+    raise ConfigError(
+        f"gate={gate!r} must be one of {', '.join(GATES)} or have a method confident(prediction, threshold)"
+    )
 
 
 def gate_name(gate: str | Gate) -> str:

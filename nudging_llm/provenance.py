@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 Source = Literal["base", "nudging", "grammar"]
 FinishReason = Literal["stop", "length", "stop_string", "repetition", "cancelled", "error"]
@@ -123,7 +123,9 @@ class Provenance(_Record):
     base: ModelUse
     nudging: ModelUse
     first_piece_s: float | None = Field(None, description="Seconds until the first piece.")
-    total_s: float = Field(0.0, description="Seconds that decoding took; time in which the consumer held it up is not counted.")
+    total_s: float = Field(
+        0.0, description="Seconds that decoding took; time in which the consumer held it up is not counted."
+    )
     config: dict[str, Any] = Field(default_factory=dict, description="The NudgingConfig used.")
     warnings: tuple[Warning, ...] = ()
 

@@ -47,6 +47,12 @@ class Session:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.counts = Counts()
+        self._cache: Any = None
+        self._path: list[int] = []
+        self._known: dict[int, tuple[Want, Prediction]] = {}  # by index of the token it follows
+        self._drafts: set[int] = set()  # indices evaluated as guesses, not asked for yet
+        self._snapshot: tuple[list[int], Any] | None = None
+        self._fresh = True
         self._forget()
 
     def begin(self) -> None:
@@ -73,7 +79,12 @@ class Session:
     def remembered(self, tokens: Sequence[int], want: Want) -> Prediction | None:
         """The prediction after ``tokens`` if it is known already; never computes."""
         at = len(tokens) - 1
-        if at < len(self._path) and (known := self._known.get(at)) and known[0] == want and self._path[: at + 1] == tokens:
+        if (
+            at < len(self._path)
+            and (known := self._known.get(at))
+            and known[0] == want
+            and self._path[: at + 1] == tokens
+        ):
             if at in self._drafts:
                 self._drafts.discard(at)
                 self.counts.accepted += 1
@@ -149,11 +160,7 @@ class Session:
     def _forget(self) -> None:
         """Empty: nothing evaluated, nothing known."""
         self._cache = self._engine.new_cache()
-        self._path: list[int] = []
-        self._known: dict[int, tuple[Want, Prediction]] = {}  # by index of the token it follows
-        self._drafts: set[int] = set()  # indices evaluated as guesses, not asked for yet
-        self._snapshot: tuple[list[int], Any] | None = None
-        self._fresh = True
+        self._path, self._known, self._drafts, self._snapshot, self._fresh = [], {}, set(), None, True
 
 
 class SessionPool:
@@ -192,4 +199,3 @@ class SessionPool:
         """Drop all idle sessions and their memory."""
         with self._lock:
             self._idle.clear()
-

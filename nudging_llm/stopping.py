@@ -102,7 +102,7 @@ class RepetitionGuard:
             block = -(-_MIN_BLOCK // distance) * distance  # the period's first multiple of at least 30 characters
             if block <= _MAX_BLOCK and end >= _REPEATS * block:
                 whole = text[end - _REPEATS * block : end]
-                if whole[: -block] == whole[block:]:
+                if whole[:-block] == whole[block:]:
                     return True
             at = text.rfind(tail, floor, at + _MIN_BLOCK - 1)
         return False

@@ -58,9 +58,13 @@ class TextCodec:
         template_text = template if isinstance(template, str) else "".join((template or {}).values())
         added = self._backend.get_added_tokens_decoder()
         self.control_tokens = frozenset(
-            token for token, entry in added.items() if entry.special or (entry.content.strip() and entry.content in template_text)
+            token
+            for token, entry in added.items()
+            if entry.special or (entry.content.strip() and entry.content in template_text)
         )
-        self._loud = {entry.content: token for token, entry in added.items() if not entry.special and token in self.control_tokens}
+        self._loud = {
+            entry.content: token for token, entry in added.items() if not entry.special and token in self.control_tokens
+        }
         own_end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.end_tokens = {token for token, entry in added.items() if entry.special} | set(end_tokens) | set(own_end)
         self.size: int = self._backend.get_vocab_size(with_added_tokens=True)
@@ -94,7 +98,7 @@ class TextCodec:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of ``tokens`` as if it stood inside a document. Control tokens are spelt out."""
-        whole = self._backend.decode([*self._guard_ids, *tokens], skip_special_tokens=False)
+        whole: str = self._backend.decode([*self._guard_ids, *tokens], skip_special_tokens=False)
         return whole[len(self._guard_text) :]
 
     def is_end(self, token: int) -> bool:

@@ -63,7 +63,9 @@ def tokenizer(kind: str) -> FakeTokenizer:
         tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind != "crossing")
         tok.decoder = decoders.ByteLevel()
         size = {"byte_bpe": 300, "gpt_bpe": 420, "crossing": 330}[kind]
-        trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        )
         tok.train_from_iterator(TEXT * 3, trainer)
     elif kind == "metaspace":  # puts a space before every text, as Llama-2 does
         tok = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))

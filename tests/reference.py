@@ -135,7 +135,12 @@ class Slow:
                 if part.endswith("\n"):
                     lines = [line for line in part[:-1].split("\n") if line.strip()]
                     last = part[:-1].rsplit("\n", 1)[-1]
-                    if last.strip() and len(lines) >= 3 and lines[-3] == lines[-2] == lines[-1] and any(c.isalnum() for c in last):
+                    if (
+                        last.strip()
+                        and len(lines) >= 3
+                        and lines[-3] == lines[-2] == lines[-1]
+                        and any(c.isalnum() for c in last)
+                    ):
                         self.cut(end - 1)
                         self.finish = "repetition"
                         raise Stopped
@@ -218,7 +223,13 @@ class Slow:
                         taken = prefix(i)
                         break
                     why, known = "uncertain", p
-                    starts.append((len(prefix(i).rstrip(" ")) if w[i - 1] == "" else len(prefix(i)), "ending" if ended else "uncertain", p))
+                    starts.append(
+                        (
+                            len(prefix(i).rstrip(" ")) if w[i - 1] == "" else len(prefix(i)),
+                            "ending" if ended else "uncertain",
+                            p,
+                        )
+                    )
                     i += 1
                 starts = [s for s in starts if s[0] < len(taken)]
                 ends = [s[0] for s in starts[1:]] + [len(taken)]
@@ -277,7 +288,9 @@ class Slow:
             text = self.base.grown(run)
             if not self._partial(run):
                 p, why = begun
-                if not self.write(P(text[len(done) :], "base", why, round_, p[1], self.base.token_text(p[0]), waiting), y0):
+                if not self.write(
+                    P(text[len(done) :], "base", why, round_, p[1], self.base.token_text(p[0]), waiting), y0
+                ):
                     return "base_ended", None, True
                 done, waiting = text, 0
             if self.n + waiting >= self.rules.max_tokens:
@@ -308,7 +321,17 @@ class Slow:
             for j in range(written + 1, len(run) + 1):
                 if not self._partial(run[:j]):
                     p, why = meta[k]
-                    self.write(P(text_of(j)[len(text_of(k)) :] if k else text_of(j), "base", why, round_, p[1], self.base.token_text(p[0]), j - k))
+                    self.write(
+                        P(
+                            text_of(j)[len(text_of(k)) :] if k else text_of(j),
+                            "base",
+                            why,
+                            round_,
+                            p[1],
+                            self.base.token_text(p[0]),
+                            j - k,
+                        )
+                    )
                     k = j
             written = k
 

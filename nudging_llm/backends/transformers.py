@@ -94,7 +94,7 @@ class TransformersEngine:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, **shared)
             torch_dtype = _torch_dtype(dtype)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch_dtype, **kwargs)
+            model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch_dtype, **kwargs)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             raise ModelLoadError(
                 f"{source} could not be loaded: {error}\nGive a hub id, or a local folder with config.json, "
@@ -219,7 +219,9 @@ def _end_tokens(model: Any) -> list[int]:
 
 def _layer_names(text_config: Any) -> frozenset[str]:
     """Class names of the cache layers that the model would use."""
-    return frozenset(type(layer).__name__ for layer in DynamicCache(config=text_config).layers) or frozenset({"DynamicLayer"})
+    return frozenset(type(layer).__name__ for layer in DynamicCache(config=text_config).layers) or frozenset(
+        {"DynamicLayer"}
+    )
 
 
 def _torch_dtype(dtype: str | torch.dtype) -> torch.dtype | Literal["auto"]:

@@ -91,7 +91,8 @@ def slow(models, prompt, rules) -> Slow:
 
 def essence(pieces: list[Piece]):
     return [
-        (p.text, p.source, p.reason.value, p.round, round(p.base_top_prob, 9), p.base_top_text, p.n_tokens) for p in pieces
+        (p.text, p.source, p.reason.value, p.round, round(p.base_top_prob, 9), p.base_top_text, p.n_tokens)
+        for p in pieces
     ]
 
 
@@ -173,7 +174,9 @@ def test_threshold_above_one_without_prefix_rule_is_the_nudging_model_alone(seed
     text = "".join(p.text for p in pieces)
     expected = nudging.codec.decode(alone).lstrip(" ")
     if "\ufffd" not in expected and not nudging.codec.decode(alone).startswith(" "):
-        assert expected.startswith(text) and (text == expected or sum(p.n_tokens for p in pieces) >= 80 or len(alone) == 400)
+        assert expected.startswith(text) and (
+            text == expected or sum(p.n_tokens for p in pieces) >= 80 or len(alone) == 400
+        )
     assert all(p.source == "nudging" for p in pieces)
 
 

@@ -1,0 +1,188 @@
+"""The command line: ``nudging ask``, ``nudging chat``, ``nudging fetch``.
+
+The answer goes to stdout, everything else to stderr. Exit codes: 0 done, 1 an error of ours, 2 wrong usage, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, NoReturn
+
+try:
+    import typer
+    from rich.console import Console
+except ImportError as error:
+    sys.exit(f"The command line needs {error.name}: pip install 'nudging-llm[cli]'")
+
+from .config import NudgingConfig
+from .errors import NudgingError
+from .provenance import Provenance
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__
+)
+
+_DEFAULT = NudgingConfig()
+System = Annotated[str | None, typer.Option(help="System message.")]
+Threshold = Annotated[float, typer.Option("--threshold", "-t", help="γ: nudge where the base model is less sure.")]
+Lookahead = Annotated[
+    int, typer.Option("--lookahead", "-k", help="K: tokens that the nudging model completes per round.")
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Longest answer, in tokens.")]
+Base = Annotated[str | None, typer.Option(help="Base model: hub id or folder. Default: the starter pair's.")]
+Nudging = Annotated[str | None, typer.Option(help="Nudging model: hub id or folder. Default: the starter pair's.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+DType = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
+Paper = Annotated[bool, typer.Option("--paper", help="The released code's rules, heuristics included.")]
+NoColor = Annotated[bool, typer.Option("--no-color", help="No colours; nudged words stay underlined.")]
+
+
+@app.command()
+def ask(
+    question: Annotated[str | None, typer.Argument(help="The question. Text on stdin is added below it.")] = None,
+    system: System = None,
+    threshold: Threshold = _DEFAULT.threshold,
+    lookahead: Lookahead = _DEFAULT.lookahead,
+    max_tokens: MaxTokens = _DEFAULT.max_tokens,
+    base: Base = None,
+    nudging: Nudging = None,
+    device: Device = "auto",
+    dtype: DType = "auto",
+    paper: Paper = False,
+    alone: Annotated[str | None, typer.Option(help="'base' or 'nudging': that model alone, for comparison.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole record as JSON instead of the text.")
+    ] = False,
+    no_color: NoColor = False,
+) -> None:
+    """Ask one question."""
+    messages = _messages(system, _question(question))
+    generator = _generator(base, nudging, device, dtype, _config(paper, threshold, lookahead, max_tokens))
+    record = _answer(generator, messages, alone, no_color, silent=as_json)
+    if as_json:
+        print(record.to_json(indent=2))
+    if record.finish_reason == "cancelled":
+        raise typer.Exit(130)
+
+
+@app.command()
+def chat(
+    system: System = None,
+    threshold: Threshold = _DEFAULT.threshold,
+    lookahead: Lookahead = _DEFAULT.lookahead,
+    max_tokens: MaxTokens = _DEFAULT.max_tokens,
+    base: Base = None,
+    nudging: Nudging = None,
+    device: Device = "auto",
+    dtype: DType = "auto",
+    paper: Paper = False,
+    no_color: NoColor = False,
+) -> None:
+    """Talk: one line at a time; an empty line or Ctrl-D ends. Ctrl-C stops an answer."""
+    generator = _generator(base, nudging, device, dtype, _config(paper, threshold, lookahead, max_tokens))
+    messages = [{"role": "system", "content": system}] if system else []
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except (EOFError, KeyboardInterrupt):
+            return
+        if not line.strip():
+            return
+        messages.append({"role": "user", "content": line})
+        record = _answer(generator, messages, None, no_color)
+        messages.append({"role": "assistant", "content": record.text})
+
+
+@app.command()
+def fetch() -> None:
+    """Download, verify and convert the starter pair (about 330 MB; 0.8 GB on disk)."""
+    from .starter import fetch as fetch_pair
+
+    try:
+        pair = fetch_pair()
+    except NudgingError as error:
+        _fail(error)
+    print(f"base     {pair.base}\nnudging  {pair.nudging}")
+
+
+def main() -> None:
+    """Entry point of the ``nudging`` command."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe has gone, as in ``nudging ask … | head -1``
+        sys.stderr.close()
+        sys.exit(141)
+
+
+def _answer(
+    generator: Any, messages: list[dict[str, str]], alone: str | None, no_color: bool, silent: bool = False
+) -> Provenance:
+    """Stream one answer to the terminal; Ctrl-C stops it and keeps what there is."""
+    from .views.terminal import TerminalView, summary
+
+    view = TerminalView(Console(no_color=no_color or None, highlight=False))
+    try:
+        stream = generator.stream_alone(alone, messages) if alone else generator.stream(messages)
+        try:
+            for piece in stream:
+                if not silent:
+                    view.write(piece)
+        except KeyboardInterrupt:
+            pass  # the stream has ended itself; what was written stays
+        finally:
+            view.end()
+    except NudgingError as error:
+        _fail(error)
+    record: Provenance = stream.provenance
+    Console(stderr=True, no_color=no_color or None, highlight=False).print(summary(record), soft_wrap=True)
+    return record
+
+
+def _question(argument: str | None) -> str:
+    piped = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().strip()
+    question = "\n\n".join(part for part in (argument, piped) if part)
+    if not question:
+        print("Ask something: nudging ask 'What is the capital of France?', or pipe the question in.", file=sys.stderr)
+        raise typer.Exit(2)
+    return question
+
+
+def _messages(system: str | None, question: str) -> list[dict[str, str]]:
+    start = [{"role": "system", "content": system}] if system else []
+    return [*start, {"role": "user", "content": question}]
+
+
+def _config(paper: bool, threshold: float, lookahead: int, max_tokens: int) -> NudgingConfig:
+    make = NudgingConfig.paper if paper else NudgingConfig
+    try:
+        return make(threshold=threshold, lookahead=lookahead, max_tokens=max_tokens)
+    except NudgingError as error:
+        _fail(error, code=2)
+
+
+def _generator(base: str | None, nudging: str | None, device: str, dtype: str, config: NudgingConfig) -> Any:
+    if bool(base) != bool(nudging):
+        print("Give both --base and --nudging, or neither for the starter pair.", file=sys.stderr)
+        raise typer.Exit(2)
+    from transformers.utils import logging
+
+    from .generator import NudgingGenerator
+
+    logging.disable_progress_bar()
+    try:
+        if base and nudging:
+            return NudgingGenerator.from_pretrained(base, nudging, config, device=device, dtype=dtype)
+        return NudgingGenerator.starter(config, device=device, dtype=dtype)
+    except NudgingError as error:
+        _fail(error)
+
+
+def _fail(error: NudgingError, code: int = 1) -> NoReturn:
+    print(f"nudging: {error}", file=sys.stderr)
+    raise typer.Exit(code) from None
+
+
+if __name__ == "__main__":
+    main()
