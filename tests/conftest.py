@@ -1,0 +1,113 @@
+"""Fixtures: tiny random models for errors and plumbing, the starter pair for everything that claims to work."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from nudging_llm import NudgingConfig, NudgingGenerator
+
+CHAT = (
+    "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+)
+
+
+def tiny_tokenizer(chat: bool) -> PreTrainedTokenizerFast:
+    """Bytes, plus control tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in ("<|end|>", "<|turn|>")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+    if chat:
+        tokenizer.chat_template = CHAT
+    return tokenizer
+
+
+def tiny_model(seed: int = 0, **changes) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    settings = dict(
+        vocab_size=258,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=256,
+        pad_token_id=None,
+        initializer_range=0.6,
+    )
+    model = LlamaForCausalLM(LlamaConfig(**(settings | changes)))
+    if "vocab_size" not in changes:
+        with torch.no_grad():  # words of sensible length: spaces are more likely
+            model.lm_head.weight[tiny_tokenizer(False).convert_tokens_to_ids("\u0120")] *= 3
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_pair() -> tuple:
+    return (tiny_model(7), tiny_tokenizer(False)), (tiny_model(57), tiny_tokenizer(True))
+
+
+@pytest.fixture
+def tiny(tiny_pair) -> NudgingGenerator:
+    return NudgingGenerator.from_pretrained(*tiny_pair, NudgingConfig(max_tokens=60), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def starter() -> NudgingGenerator:
+    """The starter pair in float32, where identity is exact."""
+    return NudgingGenerator.starter(dtype="float32", device="cpu")
+
+
+#: Questions of our own, for machines without the evaluation data.
+OWN_QUESTIONS = [
+    "Why do leaves change colour in autumn?",
+    "A train leaves at 9:40 and arrives at 11:05. How long does it take?",
+    "Write a short note to a neighbour about a lost cat.",
+    "What is the difference between weather and climate?",
+    "I have 3 boxes with 12 pencils each and give away 7 pencils. How many are left?",
+    "Name three uses of salt besides cooking.",
+    "How does a bicycle stay upright?",
+    "Translate 'good morning' into French and Spanish.",
+    "What should I check before buying a used car?",
+    "Explain what a vector database does.",
+    "List the planets of the solar system in order.",
+    "Is a tomato a fruit or a vegetable?",
+    "How many minutes are there in a week?",
+    "Give me two ideas for a rainy afternoon with children.",
+    "What causes the tides?",
+    "Which is heavier, a kilogram of iron or a kilogram of feathers?",
+    "How do I boil an egg?",
+    "Who writes the laws in a parliamentary democracy?",
+    "Suggest a name for a bakery near a river.",
+    "What is the capital of Australia?",
+    "Summarise the water cycle in two sentences.",
+]
+
+
+def data_folder() -> Path:
+    return Path(os.environ.get("NUDGING_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def read_questions(file: str, count: int) -> list[str]:
+    """The first questions of an evaluation file."""
+    found = []
+    with (data_folder() / file).open(encoding="utf-8") as lines:
+        for line in lines:
+            record = json.loads(line)
+            text = record["question"] if "question" in record else record["prompt"]
+            found.append(text)
+            if len(found) == count:
+                break
+    return found
