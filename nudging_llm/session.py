@@ -181,7 +181,7 @@ class SessionPool:
         with self._lock:
             best = max(self._idle, key=lambda session: session.common_prefix(tokens), default=None)
             if best is None or best.common_prefix(tokens) * 4 < len(tokens):
-                best = self._idle[0] if len(self._idle) >= self._slots else None
+                best = self._idle[0] if self._idle and len(self._idle) >= self._slots else None
             if best is None:
                 best = Session(self.engine)
             else:

@@ -29,14 +29,22 @@ else:
 
 def essence(pieces):
     """Pieces without what depends on rounding in the last digits or on the clock."""
-    return [(p.text, p.source, p.reason, p.round, round(p.base_top_prob, 4), p.base_top_text, p.n_tokens) for p in pieces]
+    return [
+        (p.text, p.source, p.reason, p.round, round(p.base_top_prob, 4), p.base_top_text, p.n_tokens) for p in pieces
+    ]
 
 
 def same(found, expected) -> None:
     """Equal pieces; probabilities may differ in the fifth digit, as other forward shapes sum in another order."""
     assert [p.text for p in found] == [p.text for p in expected]
     for a, b in zip(found, expected, strict=True):
-        assert (a.source, a.reason, a.round, a.base_top_text, a.n_tokens) == (b.source, b.reason, b.round, b.base_top_text, b.n_tokens)
+        assert (a.source, a.reason, a.round, a.base_top_text, a.n_tokens) == (
+            b.source,
+            b.reason,
+            b.round,
+            b.base_top_text,
+            b.n_tokens,
+        )
         assert a.base_top_prob == pytest.approx(b.base_top_prob, abs=1e-4)
 
 
@@ -51,7 +59,9 @@ def reference(generator, messages, rules: Rules) -> Slow:
 
         def predict(tokens, model=engine.model):
             with torch.inference_mode():
-                logits = model(input_ids=torch.tensor([tokens]), use_cache=False, logits_to_keep=1).logits[0, -1].float()
+                logits = (
+                    model(input_ids=torch.tensor([tokens]), use_cache=False, logits_to_keep=1).logits[0, -1].float()
+                )
             prob, token = logits.softmax(-1).max(-1)
             return int(token), float(prob)
 
@@ -132,7 +142,10 @@ INJECTIONS = [
 def test_control_tokens_in_user_text_stay_text(starter, poison):
     """Everything around the poison has the same tokens as with a harmless text in its place; nothing is a control token."""
     for engine, prompt in (
-        (starter.nudging, lambda text: render_chat(starter.nudging.tokenizer, starter.nudging.codec, read_messages(text))),
+        (
+            starter.nudging,
+            lambda text: render_chat(starter.nudging.tokenizer, starter.nudging.codec, read_messages(text)),
+        ),
         (starter.base, lambda text: starter.base.codec.encode(starter.base_template.render(read_messages(text)))),
     ):
         codec = engine.codec

@@ -127,7 +127,9 @@ def test_models_that_cannot_be_loaded(tmp_path, tiny_pair):
     with pytest.raises(n.ModelError, match="decoder-only"):
         n.NudgingGenerator.from_pretrained((object(), tiny_tokenizer(False)), tiny_pair[1])
     with pytest.raises(n.ModelLoadError, match="dtype='float99'"):
-        n.NudgingGenerator.from_pretrained("x" if False else _saved(tmp_path, tiny_pair[0]), tiny_pair[1], dtype="float99")
+        n.NudgingGenerator.from_pretrained(
+            "x" if False else _saved(tmp_path, tiny_pair[0]), tiny_pair[1], dtype="float99"
+        )
 
 
 def _saved(folder, pair):
@@ -151,7 +153,9 @@ def test_code_in_a_model_folder_is_not_run(tmp_path, tiny_pair):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: x")])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: x")]
+)
 def test_out_of_memory_leaves_the_generator_usable(tiny, error):
     before = tiny.generate("hello").text
     model_forward = tiny.base.model.forward

@@ -1,0 +1,1 @@
+"""Measurements and demonstrations, each one command: ``python -m benchmarks.NAME``."""

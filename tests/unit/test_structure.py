@@ -1,0 +1,47 @@
+"""What may import what, and what the documents promise."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nudging_llm
+
+PACKAGE = Path(nudging_llm.__file__).parent
+FRAMEWORKS = {"langchain", "langchain_core", "llama_index"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
+def test_the_core_imports_no_framework(path):
+    assert not imports(path) & FRAMEWORKS
+
+
+@pytest.mark.parametrize(
+    "name", ["decoder.py", "stopping.py", "provenance.py", "config.py", "gates.py", "session.py", "voice.py"]
+)
+def test_rules_and_records_know_no_engine(name):
+    assert not imports(PACKAGE / name) & {"torch", "transformers", "httpx", "tokenizers"}
+
+
+def test_importing_the_package_does_not_load_torch():
+    code = "import sys, nudging_llm; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_exists():
+    for name in nudging_llm.__all__:
+        assert getattr(nudging_llm, name)
