@@ -6,6 +6,7 @@ import sys
 
 from rich.console import Console
 from rich.rule import Rule
+from transformers.utils import logging
 
 from nudging_llm import NudgingConfig, NudgingError, NudgingGenerator
 from nudging_llm.views.terminal import TerminalView, summary
@@ -26,6 +27,7 @@ QUESTIONS = [
 
 def main() -> None:
     console = Console(highlight=False)
+    logging.disable_progress_bar()
     try:
         generator = NudgingGenerator.starter(NudgingConfig(max_tokens=72))
     except NudgingError as error:

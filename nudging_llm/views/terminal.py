@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from rich.console import Console
 from rich.text import Text
 
@@ -61,8 +63,5 @@ def summary(record: Provenance) -> Text:
 
 
 def _printable(text: str) -> str:
-    """Control characters, which could move the cursor or worse, as their pictures."""
-    return "".join(
-        char if char in "\n\t" or (ord(char) >= 32 and ord(char) != 127) else chr(0x2400 + ord(char) % 127)
-        for char in text
-    )
+    """Control characters, which could move the cursor or worse, as visible stand-ins."""
+    return "".join("\u2426" if unicodedata.category(char) == "Cc" and char not in "\n\t" else char for char in text)

@@ -1,0 +1,41 @@
+"""Write ``docs/ask.svg``, the picture in the README: one real answer as the terminal shows it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+from transformers.utils import logging
+
+from nudging_llm import NudgingGenerator
+from nudging_llm.views.terminal import TerminalView, summary
+
+QUESTION = "How do vaccines protect us from disease?"
+
+
+def main() -> None:
+    logging.disable_progress_bar()
+    console = Console(record=True, force_terminal=True, width=96, file=io.StringIO(), highlight=False)
+    console.print(f'[bold]$ nudging ask "{QUESTION}" --threshold 0.3 --max-tokens 60[/]')
+    stream = NudgingGenerator.starter().stream(QUESTION, threshold=0.3, max_tokens=60)
+    view, line = TerminalView(console), 0
+    for piece in stream:
+        if line + len(piece.text) > 94:  # an SVG does not wrap as a terminal does
+            console.print()
+            line = 0
+        view.write(piece)
+        line = len(piece.text.rsplit("\n", 1)[-1]) if "\n" in piece.text else line + len(piece.text)
+    console.print()
+    console.print(summary(stream.provenance))
+    path = Path(__file__).parents[1] / "docs" / "ask.svg"
+    console.save_svg(str(path), title="nudging")
+    print(stream.text, summary(stream.provenance), sep="\n\n")
+    for piece in stream.pieces[:12]:
+        print(
+            f"{piece.text!r:16} {piece.source:8} {piece.reason:18} {piece.base_top_prob:.2f}  {piece.base_top_text!r}"
+        )
+
+
+if __name__ == "__main__":
+    main()
