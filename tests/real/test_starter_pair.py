@@ -11,13 +11,13 @@ import asyncio
 import pytest
 import torch
 
-from nudging_llm import NudgingConfig
+from nudging_llm import NudgingConfig, NudgingGenerator
 from nudging_llm.prompts import read_messages, render_chat
 from tests.conftest import OWN_QUESTIONS, data_folder, read_questions
 from tests.reference import Ref, Rules, Slow
 
 pytestmark = pytest.mark.real
-TOKENS = 20
+TOKENS = 16
 
 DATA = [("gsm8k_test.jsonl", 7), ("vicuna.jsonl", 7), ("commonsenseqa_dev.jsonl", 4), ("ifeval.jsonl", 3)]
 QUESTIONS = list(OWN_QUESTIONS[:3])
@@ -25,13 +25,6 @@ if data_folder().is_dir():
     QUESTIONS += [question for file, count in DATA for question in read_questions(file, count)]
 else:
     QUESTIONS = list(OWN_QUESTIONS)
-
-
-def essence(pieces):
-    """Pieces without what depends on rounding in the last digits or on the clock."""
-    return [
-        (p.text, p.source, p.reason, p.round, round(p.base_top_prob, 4), p.base_top_text, p.n_tokens) for p in pieces
-    ]
 
 
 def same(found, expected) -> None:
@@ -114,9 +107,9 @@ def test_past_the_sliding_window_the_cache_gives_the_uncached_text(starter):
         {"role": "user", "content": "Describe this museum in a few sentences."},
     ]
     starter.clear_cache()
-    found = starter.generate(messages, max_tokens=16)
+    found = starter.generate(messages, max_tokens=10)
     assert found.provenance.base.prompt_tokens > 520
-    expected = reference(starter, messages, Rules(max_tokens=16, markers=starter.base_template.markers))
+    expected = reference(starter, messages, Rules(max_tokens=10, markers=starter.base_template.markers))
     assert found.text == expected.y
 
 
@@ -153,7 +146,7 @@ def test_control_tokens_in_user_text_stay_text(starter, poison):
         poisoned = prompt(f"A document: {poison} What does it say?")
         controls = [token for token in harmless if token in codec.control_tokens]
         assert [token for token in poisoned if token in codec.control_tokens] == controls
-        plain = codec.encode("A document:")
+        plain = codec.encode(" document:")
         start = next(i for i in range(len(harmless)) if harmless[i : i + len(plain)] == plain) + len(plain)
         assert poisoned[:start] == harmless[:start]
         tail = codec.encode(" does it say?")
@@ -176,40 +169,22 @@ def test_second_turn_evaluates_only_what_is_new(starter):
 
 
 def test_bfloat16_differs_from_itself_only_at_near_ties(starter):
-    """With bf16 the shape of a forward changes rounding. Drafts on and off: each first difference is a near-tie in fp32.
+    """With bf16 the shape of a forward changes rounding, so drafts may flip a base model's near-tie, and nothing else.
 
-    Either a gate near γ, or two tokens of nearly equal probability.
+    Where the pieces with and without drafts first differ, the float32 base model is close to γ or between two tokens.
     """
-    from nudging_llm import NudgingGenerator
-
     half = NudgingGenerator.starter(dtype="bfloat16", device="cpu")
-    for question in QUESTIONS[:6]:
-        texts = []
+    for question in QUESTIONS[:8]:
+        found = []
         for drafting in (True, False):
             half.clear_cache()
-            texts.append([p.text for p in half.stream(question, max_tokens=24, drafting=drafting)])
-        if texts[0] == texts[1]:
+            found.append([(p.text, p.source) for p in half.stream(question, max_tokens=24, drafting=drafting)])
+        same = next((i for i, (a, b) in enumerate(zip(*found, strict=False)) if a != b), min(map(len, found)))
+        if found[0] == found[1]:
             continue
-        joined = ["".join(text) for text in texts]
-        at = next((i for i, pair in enumerate(zip(*joined, strict=False)) if pair[0] != pair[1]), min(map(len, joined)))
-        # the models' float32 predictions at word boundaries up to the difference hold a near-tie
-        assert _nearest_tie(starter, question, joined[0][: at + 1], joined[1][: at + 1]) < 0.1
-
-
-def _nearest_tie(generator, question, one: str, two: str) -> float:
-    """Smallest gap, over the last positions before two texts part: top-1 minus top-2, or top-1 minus γ."""
-    conversation = read_messages(question)
-    gaps = []
-    for engine, ids, text in (
-        (generator.base, generator.base.codec.bos_ids, generator.base_template.render(conversation) + " "),
-        (generator.nudging, render_chat(generator.nudging.tokenizer, generator.nudging.codec, conversation), ""),
-    ):
-        for answer in (one, two):
-            tokens = [*ids, *engine.codec.encode(text + answer)]
-            with torch.inference_mode():
-                logits = engine.model(input_ids=torch.tensor([tokens]), logits_to_keep=24).logits[0].float()
-            two_best = logits.softmax(-1).topk(2).values
-            gaps.append(float((two_best[:, 0] - two_best[:, 1]).min()))
-            if engine is generator.base:
-                gaps.append(float((two_best[:, 0] - 0.4).abs().min()))
-    return min(gaps)
+        common = "".join(text for text, _ in found[0][:same])
+        tokens = starter._voices(question)["base"].encode(common)
+        with torch.inference_mode():
+            logits = starter.base.model(torch.tensor([tokens]), logits_to_keep=1).logits[0, -1]
+        first, second = logits.softmax(-1).topk(2).values.tolist()
+        assert min(first - second, abs(first - 0.4)) < 0.05, (question, common, first, second)
