@@ -5,6 +5,7 @@ The answer goes to stdout, everything else to stderr. Exit codes: 0 done, 1 an e
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -39,7 +40,9 @@ NoColor = Annotated[bool, typer.Option("--no-color", help="No colours; nudged wo
 
 @app.command()
 def ask(
-    question: Annotated[str | None, typer.Argument(help="The question. Text on stdin is added below it.")] = None,
+    question: Annotated[
+        str | None, typer.Argument(help="The question. Text on stdin, unless that is a terminal, is added below it.")
+    ] = None,
     system: System = None,
     threshold: Threshold = _DEFAULT.threshold,
     lookahead: Lookahead = _DEFAULT.lookahead,
@@ -84,7 +87,7 @@ def chat(
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "")
-        except (EOFError, KeyboardInterrupt):
+        except (EOFError, KeyboardInterrupt, RuntimeError, AttributeError):  # the last two: stdin is closed
             return
         if not line.strip():
             return
@@ -107,13 +110,15 @@ def fetch() -> None:
 
 def main() -> None:
     """Entry point of the ``nudging`` command."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # bytes and characters that the locale cannot express are no reason to stop
+            stream.reconfigure(errors="replace")
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe has gone, as in ``nudging ask … | head -1``
-        sys.stderr.close()
-        sys.exit(141)
 
 
 def _answer(

@@ -103,7 +103,7 @@ class NudgingConfig(BaseModel):
     def _one_stop_or_many(cls, value: Any) -> Any:
         if value is None:
             return ()
-        return (value,) if isinstance(value, str) else tuple(value)
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("stop")
     @classmethod

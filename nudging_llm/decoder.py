@@ -268,7 +268,7 @@ class _Decoder:
                     self.cut_at_marker = True
                     self._base_stopped(None)
                     break
-            if self._capped_by(waiting):
+            if self.answer.n_tokens + waiting >= self.config.max_tokens:  # a run has no rounds in it to check between
                 self.cut_at_length = True
             if self.answer.finish_reason or self.cut_at_length:
                 break

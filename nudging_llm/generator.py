@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,9 +17,16 @@ from .backends import Sampling, Want
 from .backends.transformers import TransformersEngine
 from .config import NudgingConfig
 from .decoder import Decode, decode, decode_alone
-from .errors import ConfigError, ContextOverflowError, MessageError
+from .errors import (
+    ConfigError,
+    ContextOverflowError,
+    MessageError,
+    ModelLoadError,
+    StarterError,
+    TokenizerMismatchError,
+)
 from .gates import resolve_gate
-from .prompts import BaseTemplate, Messages, read_messages, render_chat
+from .prompts import BaseTemplate, Messages, check_text, read_messages, render_chat
 from .provenance import Warning
 from .running import AsyncStream, Part, Result, Run, Stream
 from .session import Counts, SessionPool
@@ -99,9 +105,9 @@ class NudgingGenerator:
             ModelLoadError: a model cannot be loaded.
             TokenizerMismatchError: a tokenizer does not fit its model.
         """
-        shared = {"device": device, "dtype": dtype}
-        base = TransformersEngine.load(base_model, **shared, **(base_model_kwargs or {}))
-        nudging = TransformersEngine.load(nudging_model, **shared, **(nudging_model_kwargs or {}))
+        shared: dict[str, Any] = {"device": device, "dtype": dtype}
+        base = TransformersEngine.load(base_model, **{**shared, **(base_model_kwargs or {})})
+        nudging = TransformersEngine.load(nudging_model, **{**shared, **(nudging_model_kwargs or {})})
         return cls(base, nudging, config, base_template, cache_slots)
 
     @classmethod
@@ -119,8 +125,14 @@ class NudgingGenerator:
 
         pair = fetch()
         shared: dict[str, Any] = {"device": device, "dtype": dtype, "local_files_only": True}
-        base = TransformersEngine.load(pair.base, name=BASE_NAME, **shared)
-        return cls(base, TransformersEngine.load(pair.nudging, name=NUDGING_NAME, **shared), config)
+        try:
+            base = TransformersEngine.load(pair.base, name=BASE_NAME, **shared)
+            nudging = TransformersEngine.load(pair.nudging, name=NUDGING_NAME, **shared)
+        except ModelLoadError as error:
+            raise StarterError(
+                f"{error}\nIf the files are damaged, delete {pair.base.parent} and try again."
+            ) from error
+        return cls(base, nudging, config)
 
     # -- ask ----------------------------------------------------------------------------------------------------------
 
@@ -157,7 +169,13 @@ class NudgingGenerator:
     async def abatch(self, requests: Sequence[Messages], **options: Any) -> list[Result]:
         """As ``batch``; the answers are written side by side."""
         streams = [self.astream(messages, **options) for messages in requests]
-        return list(await asyncio.gather(*(_acollect(stream) for stream in streams)))
+        tasks = [asyncio.ensure_future(_acollect(stream)) for stream in streams]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:  # one has failed, or this call was cancelled: the others stop too
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def generate_raw(self, base_prompt: str, nudging_prompt: str, **options: Any) -> Result:
         """An answer to two prompts given as text: no template is applied, and control tokens in them count.
@@ -170,6 +188,7 @@ class NudgingGenerator:
         """As ``generate_raw``, piece by piece."""
         if not base_prompt or not nudging_prompt:
             raise MessageError("Both prompts must be non-empty text.")
+        check_text(base_prompt + nudging_prompt)
         voices: dict[Model, PromptVoice] = {
             "base": _raw_voice(self.base, base_prompt, keep_text=True),
             "nudging": _raw_voice(self.nudging, nudging_prompt, keep_text=False),
@@ -220,7 +239,10 @@ class NudgingGenerator:
         }
         parts = {model: Part(self._pools[model], wants[model], voice.encode("")) for model, voice in voices.items()}
         for model, part in parts.items():
+            _check_tokens(part)
             _check_context(part, config.max_tokens, config.lookahead if model == "nudging" else 0)
+
+        earlier = self._cache_watch.last
 
         def start(clock: Callable[[], float]) -> Decode:
             if len(voices) == 2:
@@ -230,7 +252,7 @@ class NudgingGenerator:
 
         def done(counts: Mapping[Model, Counts]) -> tuple[Warning, ...]:
             [first, *_] = parts
-            return self._cache_watch.note(parts[first].prompt, counts[first].reused)
+            return self._cache_watch.note(parts[first].prompt, counts[first].reused, earlier)
 
         return Run(parts, start, config, done)
 
@@ -274,6 +296,16 @@ def _sampling(config: NudgingConfig, temperature: float) -> Sampling | None:
     return Sampling(temperature, config.top_p, config.top_k, config.seed)
 
 
+def _check_tokens(part: Part) -> None:
+    engine = part.pool.engine
+    rows = getattr(engine, "rows", None)
+    if rows is not None and part.prompt and (highest := max(part.prompt)) >= rows:
+        raise TokenizerMismatchError(
+            f"The prompt holds token {highest} and {engine.name} has embeddings for {rows:,}: its tokenizer was extended "
+            "and the model was not. Call model.resize_token_embeddings, or use the model's own tokenizer."
+        )
+
+
 def _check_context(part: Part, max_tokens: int, lookahead: int) -> None:
     engine, prompt = part.pool.engine, len(part.prompt)
     needed = prompt + max_tokens + lookahead
@@ -289,19 +321,22 @@ class _CacheWatch:
     _ROW = 3  # requests
 
     def __init__(self) -> None:
-        self._last: deque[int] = deque(maxlen=256)
+        self.last: tuple[int, ...] = ()  # how the prompt of the last finished request begins
         self._missed = 0
         self._lock = threading.Lock()
 
-    def note(self, prompt: Sequence[int], reused: int) -> tuple[Warning, ...]:
-        """Record a finished request."""
-        head = list(prompt[: self._SHARED])
-        with self._lock:
-            related = len(head) == self._SHARED and head == list(self._last)
-            self._last.clear()
-            self._last.extend(head)
+    def note(self, prompt: Sequence[int], reused: int, earlier: tuple[int, ...]) -> tuple[Warning, ...]:
+        """Record a finished request; ``earlier`` is what ``last`` was when it was made."""
+        head = tuple(prompt[: self._SHARED])
+        if not self._lock.acquire(blocking=False):  # never waits, as SessionPool.release
+            return ()
+        try:
+            related = len(head) == self._SHARED and head == earlier
+            self.last = head
             self._missed = self._missed + 1 if related and reused < self._SHARED else 0
             missed = self._missed
+        finally:
+            self._lock.release()
         if missed < self._ROW:
             return ()
         return (

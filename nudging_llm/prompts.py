@@ -131,7 +131,7 @@ def read_messages(messages: Messages) -> list[dict[str, str]]:
 def _text_of(content: Any, i: int) -> str:
     """A message's content as one string."""
     if isinstance(content, str):
-        return content
+        return check_text(content)
     if isinstance(content, Sequence):
         parts = []
         for part in content:
@@ -141,9 +141,25 @@ def _text_of(content: Any, i: int) -> str:
                     f"message {i} holds content of the type {kind!r}; both models read text only. Remove it, or put a "
                     "description in its place."
                 )
-            parts.append(part["text"])
+            parts.append(check_text(part["text"]))
         return "\n".join(parts)
     raise UnsupportedContentError(f"message {i} holds {type(content).__name__} as content; give a string.")
+
+
+def check_text(text: str) -> str:
+    """``text`` itself, if every character in it is one: no half of a surrogate pair, as badly decoded bytes leave.
+
+    Raises:
+        MessageError: otherwise.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise MessageError(
+            f"The text holds {text[error.start]!a} at {error.start}, which is no character: decode its bytes with the "
+            "right encoding."
+        ) from None
+    return text
 
 
 def render_chat(tokenizer: Any, codec: TextCodec, messages: Sequence[Mapping[str, str]]) -> list[int]:

@@ -8,6 +8,7 @@ consumer asks for the next piece, so leaving a loop, ``close()`` or cancelling a
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from typing import Any
 from .backends import Want
 from .config import NudgingConfig
 from .decoder import Decode, Outcome
+from .errors import OutOfMemoryError
 from .gates import Prediction
 from .provenance import FinishReason, ModelUse, Piece, Provenance, Warning
 from .session import Counts, Session, SessionPool
@@ -71,6 +73,10 @@ class Run:
         self._sessions: dict[Model, Session] = {}
         self._worked = 0.0  # seconds
         self._since: float | None = None
+        self._guard = threading.Lock()  # of the next two
+        self._forward_left_behind = False
+        self._busy = False  # somebody is inside ``with run``
+        self._asked_to_end: FinishReason | None = None
         self._outcome: Outcome | None = None
         self._finish: FinishReason | None = None
         self._warnings: tuple[Warning, ...] = ()
@@ -83,15 +89,24 @@ class Run:
         return self._finish is not None
 
     def __enter__(self) -> None:
-        """Work begins: the clock runs."""
+        """Work begins: the clock runs, and ``end`` waits for ``__exit__``."""
+        with self._guard:
+            if self._busy:
+                raise RuntimeError("this stream is being advanced by another thread or task already")
+            self._busy = True
         self._since = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
         self._worked, self._since = self._worked_s(), None
+        with self._guard:
+            self._busy = False
+            asked = self._asked_to_end
+        if asked is not None and not self._forward_left_behind:
+            self.end(asked)
 
     def advance(self, reply: Prediction | None = None) -> Ask | Piece | None:
         """The decode's next question or piece, given the answer to its last question; None at the end."""
-        if self.over:
+        if self.over or self._asked_to_end is not None:
             return None
         if not self._sessions:
             self._sessions = {model: part.pool.acquire(part.prompt) for model, part in self._parts.items()}
@@ -111,13 +126,36 @@ class Run:
 
     def compute(self, ask: Ask) -> Prediction:
         """The answer; runs a forward."""
-        return self._sessions[ask.model].predict(ask.tokens, ask.draft, ask.stable, self._parts[ask.model].want)
+        try:
+            return self._sessions[ask.model].predict(ask.tokens, ask.draft, ask.stable, self._parts[ask.model].want)
+        except OutOfMemoryError:
+            for part in self._parts.values():
+                part.pool.clear()  # idle sessions hold memory too
+            raise
+
+    def leave(self, reason: FinishReason, forward: Future[Prediction]) -> None:
+        """End once ``forward``, which nobody waits for any more, has left its session. Nothing more is computed."""
+        self._asked_to_end = self._asked_to_end or reason
+        self._forward_left_behind = True
+
+        def left(_: Future[Prediction]) -> None:
+            self._forward_left_behind = False
+            self.end(reason)
+
+        forward.add_done_callback(left)
 
     def end(self, reason: FinishReason) -> None:
-        """The request is over: give the sessions back. Only the first call counts."""
-        if self.over:
-            return
-        self._finish = reason
+        """The request is over: give the sessions back. Only the first call counts.
+
+        While somebody is inside ``with run``, in whatever thread, the end waits until that one leaves.
+        """
+        with self._guard:
+            if self.over:
+                return
+            if self._busy:
+                self._asked_to_end = self._asked_to_end or reason
+                return
+            self._finish = self._asked_to_end or reason
         self._decode.close()
         for model, session in self._sessions.items():
             self._counts[model] = session.counts
@@ -257,11 +295,10 @@ class AsyncStream(_Streaming, AsyncIterator[Piece]):
 
     def _end(self, reason: FinishReason) -> None:
         """End the run once the forward under way, if any, has left its session."""
-        if self._forward is None:
+        if self._forward is None or self._forward.done():
             self._run.end(reason)
-        else:
-            run = self._run
-            self._forward.add_done_callback(lambda _: run.end(reason))
+        elif not self._run.over:
+            self._run.leave(reason, self._forward)
 
     async def aclose(self) -> None:
         """Stop. What was written stays in ``pieces``."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +89,8 @@ class Session:
             if at in self._drafts:
                 self._drafts.discard(at)
                 self.counts.accepted += 1
+            if self._fresh:
+                self.counts.reused, self._fresh = len(tokens), False
             return known[1]
         return None
 
@@ -103,11 +106,10 @@ class Session:
         if known := self.remembered(tokens, want):
             return known
         keep = min(self.common_prefix(tokens), len(tokens) - 1)
-        if self._fresh:
-            self.counts.reused, self._fresh = keep, False
         try:
             if self._engine.can_crop:
                 self._rewind(keep)
+                self._note_reuse()
                 self._evaluate([*tokens[keep:], *draft], 1 + len(draft), want)
                 self._drafts.update(range(len(tokens), len(self._path)))
                 self.counts.drafted += len(draft)
@@ -118,11 +120,17 @@ class Session:
             raise
         return self._known[len(tokens) - 1][1]
 
+    def _note_reuse(self) -> None:
+        """The first evaluation of a request: what is on the path now was there before it."""
+        if self._fresh:
+            self.counts.reused, self._fresh = len(self._path), False
+
     def _evaluate(self, tokens: Sequence[int], last: int, want: Want) -> None:
         """Extend the path by ``tokens`` and remember the predictions after the ``last`` of them."""
-        started = time.perf_counter()
-        predictions = self._engine.forward(self._cache, tokens, len(self._path), last, want)
-        self.counts.seconds += time.perf_counter() - started
+        with self._engine.lock:
+            started = time.perf_counter()
+            predictions = self._engine.forward(self._cache, tokens, len(self._path), last, want)
+            self.counts.seconds += time.perf_counter() - started
         self.counts.forwards += 1
         self.counts.forward_tokens += len(tokens)
         self._path.extend(tokens)
@@ -151,6 +159,7 @@ class Session:
             else:
                 self._cache, self._path, self._snapshot = self._engine.new_cache(), [], None
             self._known = {at: known for at, known in self._known.items() if at < len(self._path)}
+        self._note_reuse()
         if len(self._path) <= stable < len(tokens):
             if len(self._path) < stable:
                 self._evaluate(tokens[len(self._path) : stable], 1, want)
@@ -174,11 +183,13 @@ class SessionPool:
     def __init__(self, engine: Engine, slots: int = 4) -> None:
         self.engine, self._slots = engine, slots
         self._idle: list[Session] = []  # least recently used first
+        self._returned: deque[Session] = deque()
         self._lock = threading.Lock()
 
     def acquire(self, tokens: Sequence[int]) -> Session:
         """Take the idle session with the longest common prefix, or a new one."""
         with self._lock:
+            self._take_back()
             best = max(self._idle, key=lambda session: session.common_prefix(tokens), default=None)
             if best is None or best.common_prefix(tokens) * 4 < len(tokens):
                 best = self._idle[0] if self._idle and len(self._idle) >= self._slots else None
@@ -190,12 +201,21 @@ class SessionPool:
         return best
 
     def release(self, session: Session) -> None:
-        """Give a session back."""
-        with self._lock:
-            self._idle.append(session)
-            del self._idle[: max(0, len(self._idle) - self._slots)]
+        """Give a session back. Never waits: an abandoned stream may call this while the garbage is collected."""
+        self._returned.append(session)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._take_back()
+            finally:
+                self._lock.release()
 
     def clear(self) -> None:
         """Drop all idle sessions and their memory."""
         with self._lock:
+            self._returned.clear()
             self._idle.clear()
+
+    def _take_back(self) -> None:
+        while self._returned:
+            self._idle.append(self._returned.popleft())
+        del self._idle[: max(0, len(self._idle) - self._slots)]

@@ -160,7 +160,12 @@ def _make(model: _Model, folder: Path, root: Path, quiet: bool) -> None:
         _join(model, downloads, gguf, scratch)
         if not quiet:
             print(f"{model.name}: converting to safetensors, about half a minute …", file=sys.stderr, flush=True)
-        _convert(gguf, scratch)
+        try:
+            _convert(gguf, scratch)
+        except (StarterError, OSError):
+            raise
+        except Exception as error:
+            raise StarterError(f"{model.name} could not be converted: {type(error).__name__}: {error}") from error
         gguf.unlink()
         sizes = {path.name: path.stat().st_size for path in scratch.iterdir()}
         (scratch / "COMPLETE.json").write_text(json.dumps({"files": sizes, "gguf_sha256": model.gguf_sha256}))

@@ -6,6 +6,7 @@ tokenizers are real ones (``tokenizers`` library), small and of different kinds.
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -167,6 +168,7 @@ class FakeEngine:
     def __init__(self, model: FakeModel, can_crop: bool = True) -> None:
         self.model, self.can_crop, self.name = model, can_crop, f"fake-{model.kind}-{model.seed}"
         self.forwards = 0
+        self.lock = threading.Lock()
 
     def new_cache(self) -> list[int]:
         return []

@@ -7,6 +7,7 @@ only caller.
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -44,11 +45,12 @@ GREEDY = Want()
 
 
 class Engine(Protocol):
-    """One loaded model. ``forward`` may be called from any thread; an engine runs one forward at a time."""
+    """One loaded model. Whoever calls ``forward``, from any thread, holds ``lock``: one forward at a time."""
 
     name: str
     revision: str | None
     context_length: int | None  # tokens, None if unlimited
+    lock: threading.Lock
     can_crop: bool  # whether ``crop`` restores a cache exactly
 
     def new_cache(self) -> Any:

@@ -55,6 +55,8 @@ class TransformersEngine:
         self.context_length: int | None = getattr(text_config, "max_position_embeddings", None)
         self._embeddings = model.get_input_embeddings().weight
         self.codec = TextCodec(tokenizer, self.name, _end_tokens(model), owned)
+        #: How many token ids the model knows; None if a quantiser has packed its embeddings.
+        self.rows: int | None = self._embeddings.shape[0] if self._embeddings.ndim == 2 else None
         self._check_vocabulary()
         parameters = inspect.signature(model.forward).parameters
         self._keeps_logits = "logits_to_keep" in parameters
@@ -62,7 +64,7 @@ class TransformersEngine:
         layers = _layer_names(text_config)
         self.can_crop = layers <= _CROPPABLE_LAYERS
         self._cache_config = None if self.can_crop else text_config
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
     @classmethod
     def load(
@@ -95,13 +97,15 @@ class TransformersEngine:
             tokenizer = AutoTokenizer.from_pretrained(source, **shared)
             torch_dtype = _torch_dtype(dtype)
             model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch_dtype, **kwargs)
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            if "device_map" not in kwargs and getattr(model, "hf_quantizer", None) is None:
+                model.to(_torch_device(device))
+        except ModelLoadError:
+            raise
+        except Exception as error:  # transformers, safetensors and torch each have their own
             raise ModelLoadError(
                 f"{source} could not be loaded: {error}\nGive a hub id, or a local folder with config.json, "
                 "safetensors and tokenizer.json."
             ) from error
-        if "device_map" not in kwargs and getattr(model, "hf_quantizer", None) is None:
-            model.to(_torch_device(device))
         if dtype == "auto" and model.dtype == torch.bfloat16 and model.device.type == "cpu" and not _cpu_has_bfloat16():
             model.float()
         return cls(model, tokenizer, name=name or str(source), owned=True)
@@ -122,7 +126,7 @@ class TransformersEngine:
         return DynamicCache(config=self._cache_config) if self._cache_config is not None else DynamicCache()
 
     def forward(self, cache: Any, tokens: Sequence[int], past: int, last: int, want: Want) -> list[Prediction]:
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             try:
                 ids = torch.tensor([tokens], device=self.device)  # [1, n]
                 keep = {"logits_to_keep": last} if self._keeps_logits else {}
@@ -151,8 +155,8 @@ class TransformersEngine:
             return copy.deepcopy(cache)
 
     def _check_vocabulary(self) -> None:
-        rows = self._embeddings.shape[0] if self._embeddings.ndim == 2 else None
-        if rows is None:  # packed by a quantiser
+        rows = self.rows
+        if rows is None:
             return
         codec = self.codec
         beyond = [token for token in range(rows, codec.size) if token not in codec.control_tokens]

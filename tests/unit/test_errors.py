@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 
 import pytest
 import torch
 
 import nudging_llm as n
+from nudging_llm import NudgingConfig
 from tests.conftest import tiny_model, tiny_tokenizer
 
 
@@ -281,3 +283,128 @@ async def test_the_event_loop_stays_free(tiny):
         pass
     ticking.cancel()
     assert ticks > 10
+
+
+def test_closing_from_another_thread_waits_for_the_forward(tiny):
+    """The session of a stream that is computing must not be handed to the next request."""
+    inside, go_on = threading.Event(), threading.Event()
+    real = tiny.base.forward
+
+    def slow(*args):
+        inside.set()
+        assert go_on.wait(10)
+        return real(*args)
+
+    tiny.base.forward = slow
+    stream = tiny.stream("hello", max_tokens=60)
+    failures = []
+
+    def consume():
+        try:
+            list(stream)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=consume)
+    thread.start()
+    assert inside.wait(10)
+    stream.close()
+    assert not tiny._pools["base"]._idle, "the session was given back while it computes"
+    tiny.base.forward = real
+    go_on.set()
+    thread.join(10)
+    assert not failures
+    assert stream.provenance.finish_reason == "cancelled"
+    _still_right(tiny)
+
+
+async def test_a_stream_whose_step_was_cancelled_has_ended(counted):
+    stream = counted.astream("hello", max_tokens=60)
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(stream.__anext__(), 0.0001)
+    with pytest.raises(StopAsyncIteration):
+        await stream.__anext__()
+    await asyncio.sleep(0.1)
+    assert stream.provenance.finish_reason == "cancelled"
+    _still_right(counted)
+
+
+async def test_abatch_stops_the_others_when_one_fails(counted):
+    real, calls = counted.base.model.forward, []
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise ZeroDivisionError
+        return real(*args, **kwargs)
+
+    counted.base.model.forward = failing
+    with pytest.raises(ZeroDivisionError):
+        await counted.abatch(["one", "two", "three"], max_tokens=60)
+    del counted.base.model.forward
+    at = counted.count
+    await asyncio.sleep(0.2)
+    assert counted.count <= at + 1
+    _still_right(counted)
+
+
+def test_abandoned_streams_in_cycles_do_not_deadlock(tiny):
+    stream = tiny.stream("hello")
+    next(stream)
+    cycle = [stream]
+    cycle.append(cycle)
+    del stream, cycle
+    with tiny._pools["base"]._lock:
+        gc.collect()
+    assert tiny.generate("hello").text
+
+
+@pytest.mark.parametrize("options", [dict(repetition="paper"), dict(repetition="guard"), dict(repetition="off")])
+def test_length_is_bounded_between_rounds_too(tiny, options):
+    config = NudgingConfig.paper(max_tokens=12, threshold=0.0, **options)
+    settings = {name: getattr(config, name) for name in NudgingConfig.model_fields}
+    assert tiny.generate("hello", **settings).provenance.n_tokens <= 12 + 2 * config.lookahead
+    assert tiny.generate_alone("base", "hello", **settings).provenance.n_tokens <= 12
+
+
+def test_asking_the_same_again_is_a_cache_hit(tiny):
+    for _ in range(6):
+        record = tiny.generate("again " * 20, max_tokens=4).provenance
+        assert not any(warning.code == "cache_never_hit" for warning in record.warnings)
+    assert record.base.prompt_tokens_reused > 100
+    assert record.base.forwards == 0
+
+
+def test_text_that_is_no_text(healthy):
+    with pytest.raises(n.MessageError, match="no character"):
+        healthy.generate("caf\udce9")
+    with pytest.raises(n.ConfigError, match="stop"):
+        healthy.generate("hello", stop=5)
+
+
+def test_damaged_weights_and_missing_devices(tmp_path, tiny_pair):
+    folder = _saved(tmp_path, tiny_pair[0])
+    with pytest.raises(n.ModelLoadError):
+        n.NudgingGenerator.from_pretrained(folder, tiny_pair[1], device="nonsense")
+    if not torch.cuda.is_available():
+        with pytest.raises(n.ModelLoadError, match="CUDA"):
+            n.NudgingGenerator.from_pretrained(folder, tiny_pair[1], device="cuda")
+    weights = tmp_path / "saved" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    with pytest.raises(n.ModelLoadError, match="could not be loaded"):
+        n.NudgingGenerator.from_pretrained(folder, tiny_pair[1])
+
+
+def test_tokens_beyond_the_model_are_refused_before_compute(tiny_pair):
+    nudging = tiny_model(vocab_size=256, eos_token_id=1), tiny_tokenizer(True)
+    generator = n.NudgingGenerator.from_pretrained(tiny_pair[0], nudging, device="cpu")
+    with pytest.raises(n.TokenizerMismatchError, match="extended"):
+        generator.generate("hi", max_tokens=8)
+
+
+def test_each_model_can_have_its_own_dtype(tmp_path, tiny_pair):
+    folder = _saved(tmp_path, tiny_pair[0])
+    generator = n.NudgingGenerator.from_pretrained(
+        folder, tiny_pair[1], dtype="float32", base_model_kwargs={"dtype": torch.bfloat16}
+    )
+    assert generator.base.dtype == torch.bfloat16
