@@ -34,7 +34,7 @@ def main() -> None:
         sys.exit(f"demo: {error}")
     console.print(f"base model     {generator.base.name}, {generator.base.dtype}".replace("torch.", ""))
     console.print(f"nudging model  {generator.nudging.name}, {generator.nudging.dtype}".replace("torch.", ""))
-    console.print("Words of the nudging model are [underline magenta]underlined[/].")
+    console.print("Words of the nudging model are [underline bright_magenta]underlined[/].")
     for title, question in QUESTIONS:
         console.print()
         console.print(Rule(title, align="left"))

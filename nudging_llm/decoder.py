@@ -193,9 +193,8 @@ class _Decoder:
         if not text:
             if not whole or ended:
                 return _Nudge([], [], [], [], None)
-            at_end = yield from self._base_at(
-                before, full, settled
-            )  # stop_on="both": only the base model wants to go on
+            # stop_on="both": the nudging model would end, the base model would not
+            at_end = yield from self._base_at(before, full, settled)
             return _Nudge([], [], [], [], (at_end, Reason.HANDOVER_CONFIDENT))
         lead = len(text) - len(text.lstrip(" "))
         parts = text[lead:].split(" ")
@@ -230,12 +229,11 @@ class _Decoder:
 
     def _may_take_over(self, prediction: Prediction, word: str) -> tuple[Prediction, Reason] | None:
         """The paper's two ways back to the base model, before ``word``: it agrees, or it is sure."""
-        top = self.voices["base"].token_text(prediction.top)  # empty for an end of text, which agrees with nothing
-        if self.config.prefix_rule and top and word.startswith(top):
-            confident = self.gate.confident(prediction, self.config.threshold)
-            return prediction, Reason.HANDOVER_CONFIDENT if confident else Reason.HANDOVER_PREFIX
         if self.gate.confident(prediction, self.config.threshold):
             return prediction, Reason.HANDOVER_CONFIDENT
+        top = self.voices["base"].token_text(prediction.top)  # empty for an end of text, which agrees with nothing
+        if self.config.prefix_rule and top and word.startswith(top):
+            return prediction, Reason.HANDOVER_PREFIX
         return None
 
     def _hand_over(self, prediction: Prediction, reason: Reason) -> Asking:

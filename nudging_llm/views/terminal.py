@@ -10,7 +10,7 @@ from rich.text import Text
 from ..provenance import Piece, Provenance
 
 #: Both a colour and an underline: the mark survives NO_COLOR and colour blindness.
-NUDGED = "underline magenta"
+NUDGED = "underline bright_magenta"
 
 
 class TerminalView:

@@ -70,9 +70,9 @@ def test_stdin_is_added_to_the_question_and_json_is_the_record():
 
 def test_nudged_words_are_marked_by_colour_and_underline_in_a_terminal():
     shown = terminal("ask", "How do vaccines work?", "-n", "8")
-    assert "\x1b[4;35m" in shown
+    assert "\x1b[4;95m" in shown
     assert "\x1b[4m" in terminal("ask", "How do vaccines work?", "-n", "8", "--no-color")
-    assert "35m" not in terminal("ask", "How do vaccines work?", "-n", "8", NO_COLOR="1")
+    assert "95m" not in terminal("ask", "How do vaccines work?", "-n", "8", NO_COLOR="1")
 
 
 def test_wrong_usage():
