@@ -189,3 +189,31 @@ def test_added_tokens_that_a_template_uses_are_control_tokens_even_if_not_marked
     assert ids.count(token) == 1
     assert found.decode(ids) == "<tool_call>a <tool_call> b"
     assert token not in found.encode("<tool_call>")
+
+
+def test_the_guard_counts_lines_rightly_after_a_cut_at_a_marker():
+    answer = Answer((), guard=True)
+    answer.watch_markers(("\nQ:",))
+    assert answer.add(piece("x\nab\nab\n", 0))
+    assert not answer.add(piece("Q:", 8))
+    assert answer.text == "x\nab\nab"
+    answer.unwatch_markers()
+    answer.add(piece("\nab", 7))
+    assert answer.finish_reason is None
+    answer.add(piece("\n", 10))
+    assert (answer.text, answer.finish_reason) == ("x\nab\nab\nab", "repetition")
+
+
+def test_retokenising_costs_the_tail_only(monkeypatch):
+    """Whatever the length of the answer, a settled text is not tokenised again."""
+    found = codec("gpt_bpe")
+    path, answer, seen = AnswerPath(found, [], "Question: a\nAnswer:"), "", []
+    monkeypatch.setattr(
+        found, "_encode", lambda text, control, real=found._encode: (seen.append(len(text)), real(text, control))[1]
+    )
+    for _ in range(300):
+        path.settle(answer)
+        answer += " the cat sat"
+        path.encode(answer)
+        path.encode(answer + " on")
+    assert max(seen) < 60
