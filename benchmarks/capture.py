@@ -19,13 +19,9 @@ def main() -> None:
     console = Console(record=True, force_terminal=True, width=96, file=io.StringIO(), highlight=False)
     console.print(f'[bold]$ nudging ask "{QUESTION}" --threshold 0.3 --max-tokens 60[/]')
     stream = NudgingGenerator.starter().stream(QUESTION, threshold=0.3, max_tokens=60)
-    view, line = TerminalView(console), 0
+    view = TerminalView(console)
     for piece in stream:
-        if line + len(piece.text) > 94:  # an SVG does not wrap as a terminal does
-            console.print()
-            line = 0
         view.write(piece)
-        line = len(piece.text.rsplit("\n", 1)[-1]) if "\n" in piece.text else line + len(piece.text)
     console.print()
     console.print(summary(stream.provenance))
     path = Path(__file__).parents[1] / "docs" / "ask.svg"

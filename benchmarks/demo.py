@@ -49,7 +49,7 @@ def main() -> None:
             for piece in stream:
                 view.write(piece)
             view.end()
-            console.print(summary(stream.provenance), soft_wrap=True)
+            console.print(summary(stream.provenance), soft_wrap=not console.is_terminal)
     console.print("\nTry your own: .venv/bin/nudging ask 'Why is the sky blue?'", markup=False)
 
 

@@ -141,7 +141,8 @@ def _answer(
     except NudgingError as error:
         _fail(error)
     record: Provenance = stream.provenance
-    Console(stderr=True, no_color=no_color or None, highlight=False).print(summary(record), soft_wrap=True)
+    notes = Console(stderr=True, no_color=no_color or None, highlight=False)
+    notes.print(summary(record), soft_wrap=not notes.is_terminal)
     return record
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -22,24 +24,34 @@ class TerminalView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._column_open = False
+        self._column = 0  # where the cursor stands
 
     def write(self, piece: Piece) -> None:
-        """Show one piece at once."""
+        """Show one piece at once; in a terminal lines break between words."""
         if not self._console.is_terminal:
             self._console.file.write(piece.text)
             self._console.file.flush()
-        else:
-            text = Text(_printable(piece.text), style=NUDGED if piece.source == "nudging" else "")
-            self._console.print(text, end="", soft_wrap=True, highlight=False)
-        self._column_open = not piece.text.endswith("\n")
+            self._column = 0 if piece.text.endswith("\n") else 1
+            return
+        style = NUDGED if piece.source == "nudging" else ""
+        for word in re.findall(r"\n| *[^ \n]+| +", _printable(piece.text)):
+            if word.startswith(" ") and self._column + cell_len(word) > self._console.width:
+                self._show("\n", style)
+                word = word.lstrip(" ")
+            self._show(word, style)
+
+    def _show(self, text: str, style: str) -> None:
+        self._console.print(Text(text, style=style), end="", soft_wrap=True, highlight=False)
+        self._column = 0 if text == "\n" else self._column + cell_len(text)
+        if self._column > self._console.width:  # a word longer than a line
+            self._column = self._column % self._console.width or self._console.width
 
     def end(self) -> None:
         """Finish the last line."""
-        if self._column_open:
+        if self._column:
             self._console.file.write("\n")
             self._console.file.flush()
-        self._column_open = False
+        self._column = 0
 
 
 def summary(record: Provenance) -> Text:
