@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +47,10 @@ def test_importing_the_package_does_not_load_torch():
 def test_every_public_name_exists():
     for name in nudging_llm.__all__:
         assert getattr(nudging_llm, name)
+
+
+@pytest.mark.parametrize("name", ["config", "prompts"])
+def test_examples_in_docstrings_run(name):
+    found = doctest.testmod(importlib.import_module(f"nudging_llm.{name}"))
+    assert found.attempted
+    assert not found.failed
