@@ -38,9 +38,13 @@ class TerminalView:
             if word.startswith(" ") and self._column + cell_len(word) > self._console.width:
                 self._show("\n", style)
                 word = word.lstrip(" ")
-            self._show(word, style)
+            gap = len(word) - len(word.lstrip(" "))
+            self._show(word[:gap], "")  # the space before a word is not underlined
+            self._show(word[gap:], style)
 
     def _show(self, text: str, style: str) -> None:
+        if not text:
+            return
         self._console.print(Text(text, style=style), end="", soft_wrap=True, highlight=False)
         self._column = 0 if text == "\n" else self._column + cell_len(text)
         if self._column > self._console.width:  # a word longer than a line
