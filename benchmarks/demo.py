@@ -44,6 +44,7 @@ def main() -> None:
             ("base model alone", generator.stream_alone("base", question)),
             ("nudging model alone", generator.stream_alone("nudging", question)),
         ):
+            generator.clear_cache()  # so that the speeds can be compared
             console.print(f"\n[bold cyan]{label}[/]")
             view = TerminalView(console)
             for piece in stream:
