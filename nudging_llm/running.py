@@ -74,9 +74,9 @@ class Run:
         self._worked = 0.0  # seconds
         self._since: float | None = None
         self._guard = threading.Lock()  # of the next two
-        self._forward_left_behind = False
         self._busy = False  # somebody is inside ``with run``
         self._asked_to_end: FinishReason | None = None
+        self._forward_left_behind = False  # its task was cancelled; it still runs in its session
         self._outcome: Outcome | None = None
         self._finish: FinishReason | None = None
         self._warnings: tuple[Warning, ...] = ()
@@ -243,14 +243,14 @@ class Stream(_Streaming, Iterator[Piece]):
     """An answer as it is written: iterate for ``Piece``s, then read ``provenance``. A context manager that closes."""
 
     def __next__(self) -> Piece:
-        try:
-            with self._run:
+        with self._run:
+            try:
                 event = self._run.advance()
                 while isinstance(event, Ask):
                     event = self._run.advance(self._run.remembered(event) or self._run.compute(event))
-        except BaseException as error:
-            self._end("error" if isinstance(error, Exception) else "cancelled")
-            raise
+            except BaseException as error:
+                self._end("error" if isinstance(error, Exception) else "cancelled")
+                raise
         if event is None:
             raise StopIteration
         return event
@@ -277,14 +277,14 @@ class AsyncStream(_Streaming, AsyncIterator[Piece]):
         self._forward: Future[Prediction] | None = None
 
     async def __anext__(self) -> Piece:
-        try:
-            with self._run:
+        with self._run:
+            try:
                 event = self._run.advance()
                 while isinstance(event, Ask):
                     event = self._run.advance(self._run.remembered(event) or await self._compute(event))
-        except BaseException as error:
-            self._end("error" if isinstance(error, Exception) else "cancelled")
-            raise
+            except BaseException as error:
+                self._end("error" if isinstance(error, Exception) else "cancelled")
+                raise
         if event is None:
             raise StopAsyncIteration
         return event

@@ -408,3 +408,15 @@ def test_each_model_can_have_its_own_dtype(tmp_path, tiny_pair):
         folder, tiny_pair[1], dtype="float32", base_model_kwargs={"dtype": torch.bfloat16}
     )
     assert generator.base.dtype == torch.bfloat16
+
+
+async def test_two_tasks_on_one_stream_are_refused_and_the_first_goes_on(tiny):
+    expected = tiny.generate("hello").text
+    tiny.clear_cache()
+    stream = tiny.astream("hello")
+    first = asyncio.ensure_future(stream.__anext__())
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="another thread or task"):
+        await stream.__anext__()
+    begun = await first
+    assert begun.text + "".join([piece.text async for piece in stream]) == expected
