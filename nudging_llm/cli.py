@@ -111,9 +111,8 @@ def fetch() -> None:
 def main() -> None:
     """Entry point of the ``nudging`` command."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # bytes and characters that the locale cannot express are no reason to stop
+        # Bytes and characters that the locale cannot express are no reason to stop.
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         app()

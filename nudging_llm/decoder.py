@@ -154,7 +154,7 @@ class _Decoder:
                 return "stop"
 
             # 3. The base model writes while it is sure.
-            if nudge.hand_over is not None and not self._capped:
+            if nudge.hand_over is not None and not self._capped_by(0):
                 yield from self._hand_over(*nudge.hand_over)
                 if self.answer.finish_reason or (self.base_ended and self.config.stop_on == "either"):
                     return "stop"
@@ -427,10 +427,6 @@ class _Decoder:
     @property
     def _full(self) -> bool:
         return self.answer.n_tokens >= self.config.max_tokens
-
-    @property
-    def _capped(self) -> bool:
-        return self._capped_by(0)
 
     def _capped_by(self, waiting: int) -> bool:
         return self.config.length_check == "token" and self.answer.n_tokens + waiting >= self.config.max_tokens

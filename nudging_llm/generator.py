@@ -94,7 +94,7 @@ class NudgingGenerator:
         Args:
             base_model, nudging_model: a hub id, a local folder, or a loaded ``(model, tokenizer)``.
             config: defaults of every call.
-            device: "auto" (CUDA if there is one, else CPU) or a torch device.
+            device: "auto" (CUDA if there is one, else CPU) or a torch device. Loaded models stay where they are.
             dtype: "auto" (the checkpoint's, or float32 on a CPU without bfloat16 instructions), "float32", "bfloat16",
                 "float16" or a torch dtype.
             base_model_kwargs, nudging_model_kwargs: for transformers' ``from_pretrained``: ``device_map="auto"``,

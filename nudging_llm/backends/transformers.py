@@ -80,7 +80,8 @@ class TransformersEngine:
 
         Args:
             source: what to load. Code inside a model folder is run only with ``trust_remote_code=True`` in ``kwargs``.
-            device: "auto" (CUDA if there is one, else CPU), or a torch device. Not used if ``device_map`` is given.
+            device: "auto" (CUDA if there is one, else CPU), or a torch device. Not used if ``device_map`` is given. A
+                loaded model stays on its device, in its dtype.
             dtype: "auto" (the checkpoint's; on a CPU without bfloat16 instructions float32 instead of bfloat16), or a
                 torch dtype or its name: "float32", "bfloat16", "float16".
             kwargs: for ``AutoModelForCausalLM.from_pretrained``: ``device_map``, ``quantization_config``, ``revision``…
@@ -91,6 +92,11 @@ class TransformersEngine:
         if isinstance(source, tuple):
             if len(source) != 2:
                 raise ModelLoadError("A loaded model is given as a pair (model, tokenizer).")
+            if kwargs:
+                raise ModelLoadError(
+                    f"{', '.join(sorted(kwargs))}: options for loading have no effect on a loaded model. Drop them, or "
+                    "give the model's folder instead."
+                )
             return cls(*source, name=name)
         shared = {key: value for key, value in kwargs.items() if key in _SHARED_WITH_TOKENIZER}
         try:

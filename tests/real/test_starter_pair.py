@@ -113,6 +113,40 @@ def test_past_the_sliding_window_the_cache_gives_the_uncached_text(starter):
     assert found.text == expected.y
 
 
+def test_paper_chunks_equal_the_slow_implementation(starter):
+    """Long base runs, so that the released code's chunks of K tokens and its rules against repetition come into play."""
+    config = NudgingConfig.paper(threshold=0.1, lookahead=8, max_tokens=40)
+    found = starter.generate(OWN_QUESTIONS[1], **{name: getattr(config, name) for name in NudgingConfig.model_fields})
+    expected = reference(starter, OWN_QUESTIONS[1], Rules(gamma=0.1, k=8, max_tokens=40, max_rounds=150, paper=True))
+    assert [(p.text, p.source, p.reason.value, p.n_tokens) for p in found.provenance.pieces] == [
+        (p.text, p.source, p.reason, p.n) for p in expected.out
+    ]
+    runs = "".join("b" if p.source == "base" else " " for p in found.provenance.pieces).split()
+    assert max(map(len, runs)) > 8
+
+
+def test_an_answer_longer_than_the_sliding_window_was_predicted_as_without_a_cache(starter):
+    """An answer of more than 512 tokens, roll-backs included: each prediction that is remembered along its path is the one
+    that a single uncached forward over the same tokens gives."""
+    starter.clear_cache()
+    record = starter.generate(
+        "Tell a long story about a river.",
+        max_tokens=560, threshold=0.2, lookahead=4, repetition="off", role_markers=False, stop_on="both",
+    ).provenance  # fmt: skip
+    assert record.n_tokens > 512
+    assert record.rounds > 5
+    [session] = starter._pools["base"]._idle
+    with torch.inference_mode():
+        logits = starter.base.model(input_ids=torch.tensor([session._path]), use_cache=False).logits[0]
+        tops = [(float(prob), int(token)) for prob, token in (row.softmax(-1).max(-1) for row in logits)]
+    checked = [at for at in session._known if at > 520]
+    assert len(checked) > 30
+    for at, (_, known) in session._known.items():
+        prob, token = tops[at]
+        assert known.prob == pytest.approx(prob, abs=2e-3), at
+        assert known.top == token or abs(float(logits[at, known.top] - logits[at, token])) < 1e-3, at
+
+
 def test_sampling_is_reproducible_and_independent_of_drafts(starter):
     options = dict(max_tokens=20, temperature=0.9, top_p=0.95, seed=7)
     starter.clear_cache()

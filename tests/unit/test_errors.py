@@ -126,6 +126,8 @@ def test_models_that_cannot_be_loaded(tmp_path, tiny_pair):
         n.NudgingGenerator.from_pretrained(str(tmp_path), str(tmp_path))
     with pytest.raises(n.ModelLoadError, match="pair"):
         n.NudgingGenerator.from_pretrained((1, 2, 3), (4, 5, 6))
+    with pytest.raises(n.ModelLoadError, match="device_map"):
+        n.NudgingGenerator.from_pretrained(*tiny_pair, base_model_kwargs={"device_map": "auto"})
     with pytest.raises(n.ModelError, match="decoder-only"):
         n.NudgingGenerator.from_pretrained((object(), tiny_tokenizer(False)), tiny_pair[1])
     with pytest.raises(n.ModelLoadError, match="dtype='float99'"):
