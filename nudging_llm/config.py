@@ -70,6 +70,12 @@ class NudgingConfig(BaseModel):
     top_k: int | None = Field(None, ge=1, description="Sample among this many most likely tokens.")
     seed: int | None = Field(None, ge=0, description="Seed of the sampling; None draws one and records it.")
     nudging_temperature: float = Field(0.0, ge=0, description="As temperature, for the nudging model's tokens.")
+    end_check: Literal["lookahead", "lazy"] = Field(
+        "lookahead",
+        description="When the nudging model's end of text ends the answer. 'lookahead' (paper): wherever it comes within "
+        "K tokens. 'lazy': only where the base model does not take over before it; so the lookahead need not be computed "
+        "to its end, which costs less.",
+    )
     drafting: bool = Field(True, description="Evaluate guessed tokens ahead. Changes the cost, never the text.")
 
     def __init__(self, /, **values: Any) -> None:

@@ -7,17 +7,20 @@ Knows: the rules. Leaves: tokens of a text to ``Voice`` (``tokenization.py``), p
 piece may go out to ``stopping.py``. "Released code" below is the authors' public implementation, whose behaviour the
 rules follow where the paper is silent (design, section 4).
 
-Read in order: ``_rounds`` → ``_complete`` (open a round) → ``_settle_words`` → ``_hand_over`` → ``_run`` or, for
-``NudgingConfig.paper()``, ``_run_in_chunks``.
+Read in order: ``rounds`` → ``_nudge`` (``_complete`` opens a round, ``_settle_words`` takes words) → ``_hand_over`` →
+``_run`` or, for ``NudgingConfig.paper()``, ``_run_in_chunks``. Guesses (``drafting.py``) change what is computed when,
+never what is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .config import NudgingConfig
+from .drafting import Drafter, ForwardCosts, Given
 from .gates import Prediction, resolve_gate
 from .provenance import FinishReason, Piece, Reason
 from .stopping import Answer
@@ -25,6 +28,8 @@ from .voice import Ask, Model, TextStream, Voice
 
 #: Tokens by which a completion may be longer than K, so that its last character is whole (UTF-8 has at most 4 bytes).
 _REST_OF_CHARACTER = 3
+#: Tokens by which a lazy completion goes on where no hand-over was found in it.
+_NEXT_LOOK = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,12 @@ Decode = Generator["Ask | Piece", "Prediction | None", Outcome]
 
 
 def decode(
-    base: Voice, nudging: Voice, config: NudgingConfig, markers: Sequence[str], clock: Callable[[], float]
+    base: Voice,
+    nudging: Voice,
+    config: NudgingConfig,
+    markers: Sequence[str],
+    clock: Callable[[], float],
+    costs: Mapping[Model, ForwardCosts] | None = None,
 ) -> Decode:
     """A nudged answer.
 
@@ -50,6 +60,7 @@ def decode(
         config: the rules' knobs.
         markers: strings with which the base prompt's template begins a turn.
         clock: seconds since the request began.
+        costs: of the models' forwards: how many guesses are worth evaluating.
 
     Yields:
         ``Ask``, to be answered by ``send``-ing a ``Prediction``; and ``Piece``, in order.
@@ -57,15 +68,20 @@ def decode(
     Returns:
         How it ended.
     """
-    decoder = _Decoder({"base": base, "nudging": nudging}, config, markers, clock)
+    decoder = _Decoder({"base": base, "nudging": nudging}, config, markers, clock, costs)
     return decoder.decode(decoder.rounds())
 
 
 def decode_alone(
-    model: Model, voice: Voice, config: NudgingConfig, markers: Sequence[str], clock: Callable[[], float]
+    model: Model,
+    voice: Voice,
+    config: NudgingConfig,
+    markers: Sequence[str],
+    clock: Callable[[], float],
+    costs: Mapping[Model, ForwardCosts] | None = None,
 ) -> Decode:
     """An answer by one model alone, for comparison: no gate, no rounds; tokens are counted with its own tokenizer."""
-    decoder = _Decoder({model: voice}, config, markers if model == "base" else (), clock)
+    decoder = _Decoder({model: voice}, config, markers if model == "base" else (), clock, costs)
     return decoder.decode(decoder.alone(model))
 
 
@@ -88,6 +104,28 @@ class _Nudge:
     hand_over: tuple[Prediction, Reason] | None
 
 
+class _Completion:
+    """What the nudging model would write next, as far as it was asked.
+
+    Attributes:
+        tokens: prompt, answer and completion, as its tokens.
+        settled: how many of them are not the completion's.
+        text: the completion's.
+        ended: whether it reached its end of text.
+        whole: whether that is all that the lookahead allows; if not, the last word may go on.
+    """
+
+    def __init__(self, voice: Voice, answer: str) -> None:
+        self.tokens = voice.encode(answer)
+        self.settled = len(self.tokens)
+        self.stream = voice.text_stream()
+        self.text = ""
+        self.ended = self.whole = False
+
+    def __len__(self) -> int:
+        return len(self.tokens) - self.settled
+
+
 class _ContextFull(Exception):
     """The answer has outgrown a model's context."""
 
@@ -99,9 +137,15 @@ class _Decoder:
     """State of one decode. Methods that ask or write are generators, joined by ``yield from``."""
 
     def __init__(
-        self, voices: dict[Model, Voice], config: NudgingConfig, markers: Sequence[str], clock: Callable[[], float]
+        self,
+        voices: dict[Model, Voice],
+        config: NudgingConfig,
+        markers: Sequence[str],
+        clock: Callable[[], float],
+        costs: Mapping[Model, ForwardCosts] | None,
     ) -> None:
         self.voices, self.config, self.clock = voices, config, clock
+        self.drafter = Drafter(voices, costs or {model: ForwardCosts() for model in voices}, config.drafting)
         self.gate = resolve_gate(config.gate)
         self.markers = tuple(markers) if config.role_markers else ()
         self.answer = Answer(config.stop, guard=config.repetition == "guard")
@@ -114,6 +158,7 @@ class _Decoder:
         self.base_ended = False
         self.cut_at_marker = self.cut_at_length = False
         self.context_full: Model | None = None
+        self.likely: list[int] = []  # how the base run may go on: prompt, answer and completion as its tokens
 
     def decode(self, steps: Generator[Ask | Piece, Prediction | None, FinishReason]) -> Decode:
         try:
@@ -134,17 +179,13 @@ class _Decoder:
         while not self._full and self.round != self.config.max_rounds:
             self.round += 1
             before = self.answer.text
-            for voice in self.voices.values():
+            for model, voice in self.voices.items():
                 voice.settle(before)
+                self.drafter.written(model, voice.encode(before))
 
             # 1. The nudging model opens every round; where it reaches its end of text, the answer ends.
-            text, ended = yield from self._complete()
-            whole = ended  # its last word is whole
-            if ended and self.config.stop_on == "both":
-                ended = yield from self._base_agrees_to_end(text)
-
             # 2. Its words are taken until the base model is sure, or would have begun the next word itself.
-            nudge = yield from self._settle_words(text, ended, whole)
+            nudge, ended = yield from self._nudge()
             if not ended and self._fourth_equal_nudge(nudge):
                 return "repetition"
             yield from self._write_nudge(nudge)
@@ -164,45 +205,87 @@ class _Decoder:
                 return "stop"
         return "length"
 
-    def _complete(self) -> Asking:
-        """The nudging model's greedy completion: its text, and whether it ended within K tokens."""
-        voice = self.voices["nudging"]
-        tokens = voice.encode(self.answer.text)
-        settled = len(tokens)
-        stream, text = voice.text_stream(), ""
-        while (taken := len(tokens) - settled) < self.config.lookahead or (
-            stream.pending and taken < self.config.lookahead + _REST_OF_CHARACTER
-        ):
-            prediction = yield from self._predict("nudging", tokens, stable=settled)
-            if voice.is_end(prediction.token):
-                return self._without_join(text), True
-            tokens = [*tokens, prediction.token]
-            text += stream.feed(prediction.token)
-        return self._without_join(text), False
+    def _nudge(self) -> Asking:
+        """A round's nudge, and whether the answer ends with it.
 
-    def _settle_words(self, text: str, ended: bool, whole: bool) -> Asking:
+        ``end_check="lookahead"`` (paper): the completion is made first, and an end of text in it ends the answer.
+        ``end_check="lazy"``: it is made as far as needed to find a hand-over; it ends the answer if there is none before
+        its end of text.
+        """
+        completion = _Completion(self.voices["nudging"], self.answer.text)
+        why, at_end = self.why, self.at_end
+        lazy = self.config.end_check == "lazy"
+        size = self.drafter.first_look() if lazy else self.config.lookahead
+        while not completion.whole:
+            yield from self._complete(completion, min(size, self.config.lookahead))
+            if lazy and completion.text:
+                self.why, self.at_end = why, at_end
+                nudge = yield from self._settle_words(completion, ended=False)
+                if nudge is not None and (nudge.hand_over is not None or not completion.ended):
+                    used = sum(map(len, nudge.words)) + 2  # characters: up to the next word's first
+                    self.drafter.looked(min(1.0, used / len(completion.text)) * len(completion))
+                    return nudge, False
+            size = len(completion) + _NEXT_LOOK
+        self.why, self.at_end = why, at_end
+        ended = completion.ended
+        if ended and self.config.stop_on == "both":
+            ended = yield from self._base_agrees_to_end(completion.text)
+        return (yield from self._settle_words(completion, ended)), ended
+
+    def _complete(self, completion: _Completion, size: int) -> Asking:
+        """Let the nudging model go on, greedily, to ``size`` tokens, the rest of a character, or its end of text."""
+        voice, most = self.voices["nudging"], self.config.lookahead
+        given = self._rejected() if not len(completion) else None
+        while not completion.whole and (len(completion) < size or completion.stream.pending):
+            prediction = yield from self._predict(
+                "nudging", completion.tokens, given, most - len(completion), stable=completion.settled
+            )
+            given = None
+            if voice.is_end(prediction.token):
+                completion.ended = completion.whole = True
+                break
+            completion.tokens = [*completion.tokens, prediction.token]
+            text = completion.text + completion.stream.feed(prediction.token)
+            completion.text = self._without_join(text)
+            taken = len(completion)
+            completion.whole = (taken >= most and not completion.stream.pending) or taken >= most + _REST_OF_CHARACTER
+        self.drafter.drop("nudging")
+
+    def _rejected(self) -> Given:
+        """A guess at the nudging model's first token: what the base model was not sure of."""
+        if self.at_end is None or not (text := self.voices["base"].token_text(self.at_end.top)):
+            return None
+        voice, answer = self.voices["nudging"], self.answer.text
+        before, after = voice.encode(answer), voice.encode(answer + text)
+        return ("rejected", after[len(before) :]) if after[: len(before)] == before else None
+
+    def _settle_words(self, completion: _Completion, ended: bool) -> Asking:
         """Decide which words of a completion are taken (paper, section 3.2; released code, stage 1).
 
-        The first word always is. The last is not, unless it is the only one or ``whole``: the lookahead may have cut
-        it. Words are split at single spaces; an empty one (double space) is skipped over, not tested. A completion that
+        The first word always is. The last is not, unless it is the only one or ended by the model: the lookahead may have
+        cut it. Words are split at single spaces; an empty one (double space) is skipped over, not tested. A completion that
         ``ended`` the answer is taken whole, and the base model is asked for the record only.
+
+        Returns:
+            The nudge; None if the completion must go on first: no hand-over was found in what there is.
         """
-        base, before = self.voices["base"], self.answer.text
+        base, before, text = self.voices["base"], self.answer.text, completion.text
         settled = len(base.encode(before))
         full = base.encode(before + text)  # the draft: one forward answers all tests and begins the base run
+        self.likely = full
         if not text:
-            if not whole or ended:
+            if not completion.ended or ended:
                 return _Nudge([], [], [], [], None)
             # stop_on="both": the nudging model would end, the base model would not
             at_end = yield from self._base_at(before, full, settled)
             return _Nudge([], [], [], [], (at_end, Reason.HANDOVER_CONFIDENT))
         lead = len(text) - len(text.lstrip(" "))
         parts = text[lead:].split(" ")
-        if whole:
+        if completion.ended:
             parts.append("")
         first = self.at_end if self.at_end is not None else (yield from self._base_at(before, full, settled))
         cuts, evidence, reasons = [0], [first], [Reason.ENDING if ended else self.why]
-        taken = text if whole else text[: lead + len(" ".join(parts[:-1]))] if len(parts) > 1 else text
+        taken = text if completion.ended else text[: lead + len(" ".join(parts[:-1]))] if len(parts) > 1 else text
         hand_over = None
         self.why, self.at_end = Reason.LOOKAHEAD_CUT, None
         end = lead  # of the words before parts[i]
@@ -221,6 +304,8 @@ class _Decoder:
                 self.why, self.at_end = Reason.LOOKAHEAD_CUT, None
             end += len(part) + (i > 0)
             word_end = end if part else word_end
+        if hand_over is None and not completion.whole:
+            return None
         cuts = [cut for cut in cuts if cut < len(taken)]
         words = [taken[start:stop] for start, stop in zip(cuts, [*cuts[1:], len(taken)], strict=True)]
         marks = [len(base.encode(before + taken[:cut])) for cut in [*cuts, len(taken)]]
@@ -270,7 +355,9 @@ class _Decoder:
                 self.cut_at_length = True
             if self.answer.finish_reason or self.cut_at_length:
                 break
-            prediction = yield from self._predict(model, tokens)
+            self.drafter.written(model, tokens)
+            guess = (yield from self._guess_of_run(tokens)) if gated else None
+            prediction = yield from self._predict(model, tokens, guess)
             reason = Reason.CONFIDENT if gated else reason
             if gated and not self.gate.confident(prediction, self.config.threshold):
                 self.why, self.at_end = Reason.UNCERTAIN, prediction
@@ -278,6 +365,19 @@ class _Decoder:
         else:
             self._base_stopped(prediction)
         self.answer.unwatch_markers()
+
+    def _guess_of_run(self, tokens: list[int]) -> Asking:
+        """How a base run may go on: as the nudging model's completion did, or as it writes ahead now where that pays."""
+        if self.likely[: len(tokens)] == tokens and len(self.likely) > len(tokens):
+            return "completion", self.likely[len(tokens) :]
+        base, answer = self.voices["base"], self.answer.text
+        size = self.drafter.ahead(tokens)
+        if not size or base.encode(answer) != tokens:
+            return None
+        completion = _Completion(self.voices["nudging"], answer)
+        yield from self._complete(completion, size)
+        ahead = base.encode(answer + completion.text)
+        return ("ahead", ahead[len(tokens) :]) if ahead[: len(tokens)] == tokens else None
 
     def _run_in_chunks(self, prediction: Prediction, reason: Reason) -> Asking:
         """A base run as the released code reads it: in chunks of K tokens, with two rules against repetition.
@@ -298,7 +398,7 @@ class _Decoder:
             at_start: Prediction | None = None
             stopped: Prediction | None = None
             while len(tokens) - start < size and stopped is None:
-                prediction = yield from self._predict("base", tokens)
+                prediction = yield from self._predict("base", tokens, (yield from self._guess_of_run(tokens)))
                 at_start = at_start or prediction
                 if base.is_end(prediction.token) or not self.gate.confident(prediction, self.config.threshold):
                     stopped = prediction
@@ -343,22 +443,29 @@ class _Decoder:
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
-    def _predict(self, model: Model, tokens: list[int], draft: Sequence[int] = (), stable: int | None = None) -> Asking:
+    def _predict(
+        self, model: Model, tokens: list[int], given: Given = None, most: int | None = None, stable: int | None = None
+    ) -> Asking:
+        """The prediction after ``tokens``, ``stable`` of which (default: all) will not be taken back.
+
+        ``given``: a guess at what follows; ``most``: how many guesses are of use.
+        """
         limit = self.voices[model].context_length
         if limit is not None and len(tokens) > limit:
             self.context_full = model
             raise _ContextFull
-        room = len(draft) if limit is None else limit - len(tokens)
-        guess = list(draft[:room]) if self.config.drafting else []
-        prediction = yield Ask(model, tokens, guess, len(tokens) if stable is None else stable)
+        room = self.config.max_tokens if limit is None else limit - len(tokens)
+        self.drafter.took(model, tokens)
+        guess = partial(self.drafter.guesses, model, tokens, given, room if most is None else min(room, most))
+        prediction = yield Ask(model, tokens, len(tokens) if stable is None else stable, guess)
         assert prediction is not None
         return prediction
 
     def _base_at(self, text: str, likely: list[int], settled: int) -> Asking:
-        """The base model's prediction after ``text``, with the rest of ``likely`` as draft if it goes on that way."""
+        """The base model's prediction after ``text``, with the rest of ``likely`` as a guess if it goes on that way."""
         tokens = self.voices["base"].encode(text)
-        draft = likely[len(tokens) :] if likely[: len(tokens)] == tokens else []
-        return (yield from self._predict("base", tokens, draft, stable=settled))
+        guess: Given = ("completion", likely[len(tokens) :]) if likely[: len(tokens)] == tokens else None
+        return (yield from self._predict("base", tokens, guess, stable=settled))
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,13 @@ import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from .backends import Sampling, Want
 from .backends.transformers import TransformersEngine
+from .batching import Batcher
 from .config import NudgingConfig
 from .decoder import Decode, decode, decode_alone
 from .errors import (
@@ -28,7 +30,7 @@ from .errors import (
 from .gates import resolve_gate
 from .prompts import BaseTemplate, Messages, check_text, read_messages, render_chat
 from .provenance import Warning
-from .running import AsyncStream, Part, Result, Run, Stream
+from .running import AsyncStream, Part, Result, Run, Stream, run_together
 from .session import Counts, SessionPool
 from .voice import Model, PromptVoice
 
@@ -46,6 +48,8 @@ class NudgingGenerator:
         config: defaults of every call.
         base_template: how a conversation looks to the base model.
         cache_slots: idle sessions kept per model, so that a request which shares a prefix starts faster.
+        cache_bytes: most memory of the idle sessions' key-value caches, per model; the least recently used goes first.
+        batch_size: most requests that share a forward, in ``batch``, ``abatch`` and among concurrent calls.
 
     Example:
         >>> gen = NudgingGenerator.starter()                     # doctest: +SKIP
@@ -58,18 +62,26 @@ class NudgingGenerator:
         nudging: TransformersEngine,
         config: NudgingConfig | None = None,
         base_template: BaseTemplate | str | None = None,
-        cache_slots: int = 4,
+        cache_slots: int = 8,
+        cache_bytes: int = 2**30,
+        batch_size: int = 8,
     ) -> None:
-        if cache_slots < 0:
-            raise ConfigError(f"cache_slots={cache_slots}: give 0 or more.")
+        for name, value, least in (
+            ("cache_slots", cache_slots, 0),
+            ("cache_bytes", cache_bytes, 0),
+            ("batch_size", batch_size, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"{name}={value}: give {least} or more.")
         self.base, self.nudging = base, nudging
         self.config = config or NudgingConfig()
         self.base_template = (
             BaseTemplate(base_template) if isinstance(base_template, str) else base_template or BaseTemplate()
         )
-        self._pools: dict[Model, SessionPool] = {
-            "base": SessionPool(base, cache_slots),
-            "nudging": SessionPool(nudging, cache_slots),
+        self.batch_size = batch_size
+        self._batchers: dict[Model, Batcher] = {
+            "base": Batcher(SessionPool(base, cache_slots, cache_bytes), batch_size),
+            "nudging": Batcher(SessionPool(nudging, cache_slots, cache_bytes), batch_size),
         }
         self._cache_watch = _CacheWatch()
         self._executor: ThreadPoolExecutor | None = None
@@ -87,7 +99,9 @@ class NudgingGenerator:
         base_model_kwargs: Mapping[str, Any] | None = None,
         nudging_model_kwargs: Mapping[str, Any] | None = None,
         base_template: BaseTemplate | str | None = None,
-        cache_slots: int = 4,
+        cache_slots: int = 8,
+        cache_bytes: int = 2**30,
+        batch_size: int = 8,
     ) -> NudgingGenerator:
         """Load both models.
 
@@ -99,7 +113,7 @@ class NudgingGenerator:
                 "float16" or a torch dtype.
             base_model_kwargs, nudging_model_kwargs: for transformers' ``from_pretrained``: ``device_map="auto"``,
                 ``quantization_config``, ``revision``, ``trust_remote_code`` (False unless given)…
-            base_template, cache_slots: see the class.
+            base_template, cache_slots, cache_bytes, batch_size: see the class.
 
         Raises:
             ModelLoadError: a model cannot be loaded.
@@ -108,7 +122,7 @@ class NudgingGenerator:
         shared: dict[str, Any] = {"device": device, "dtype": dtype}
         base = TransformersEngine.load(base_model, **{**shared, **(base_model_kwargs or {})})
         nudging = TransformersEngine.load(nudging_model, **{**shared, **(nudging_model_kwargs or {})})
-        return cls(base, nudging, config, base_template, cache_slots)
+        return cls(base, nudging, config, base_template, cache_slots, cache_bytes, batch_size)
 
     @classmethod
     def starter(
@@ -162,14 +176,19 @@ class NudgingGenerator:
         return AsyncStream(self._run(messages, options), self._worker())
 
     def batch(self, requests: Sequence[Messages], **options: Any) -> list[Result]:
-        """Several answers, in the order of the requests. All requests are checked before the first computes."""
-        streams = [self.stream(messages, **options) for messages in requests]
-        return [_collect(stream) for stream in streams]
+        """Several answers, in the order of the requests: written side by side, ``batch_size`` at a time, in shared forwards.
+
+        All requests are checked before the first computes. If one fails, the others stop.
+        """
+        runs = [self._run(messages, options) for messages in requests]
+        run_together(runs, self.batch_size)
+        return [run.result for run in runs]
 
     async def abatch(self, requests: Sequence[Messages], **options: Any) -> list[Result]:
-        """As ``batch``; the answers are written side by side."""
+        """As ``batch``, without blocking the event loop."""
         streams = [self.astream(messages, **options) for messages in requests]
-        tasks = [asyncio.ensure_future(_acollect(stream)) for stream in streams]
+        gate = asyncio.Semaphore(self.batch_size)
+        tasks = [asyncio.ensure_future(_acollect(stream, gate)) for stream in streams]
         try:
             return list(await asyncio.gather(*tasks))
         finally:  # one has failed, or this call was cancelled: the others stop too
@@ -201,7 +220,7 @@ class NudgingGenerator:
 
     def stream_alone(self, model: Model, messages: Messages, **options: Any) -> Stream:
         """As ``generate_alone``, piece by piece."""
-        if model not in self._pools:
+        if model not in self._batchers:
             raise ConfigError(f"model={model!r}: one of 'base', 'nudging'.")
         config = self.config.updated(options)
         voice = self._voices(messages)[model]
@@ -209,8 +228,8 @@ class NudgingGenerator:
 
     def clear_cache(self) -> None:
         """Forget every idle session and free its memory."""
-        for pool in self._pools.values():
-            pool.clear()
+        for batcher in self._batchers.values():
+            batcher.pool.clear()
 
     # -- from a request to a run --------------------------------------------------------------------------------------
 
@@ -237,7 +256,7 @@ class NudgingGenerator:
             ),
             "nudging": Want(_sampling(config, config.nudging_temperature)),
         }
-        parts = {model: Part(self._pools[model], wants[model], voice.encode("")) for model, voice in voices.items()}
+        parts = {model: Part(self._batchers[model], wants[model], voice.encode("")) for model, voice in voices.items()}
         for model, part in parts.items():
             _check_tokens(part)
             _check_context(part, config.max_tokens, config.lookahead if model == "nudging" else 0)
@@ -245,10 +264,11 @@ class NudgingGenerator:
         earlier = self._cache_watch.last
 
         def start(clock: Callable[[], float]) -> Decode:
+            costs = {model: part.batcher.costs for model, part in parts.items()}
             if len(voices) == 2:
-                return decode(voices["base"], voices["nudging"], config, markers, clock)
+                return decode(voices["base"], voices["nudging"], config, markers, clock, costs)
             [(model, voice)] = voices.items()
-            return decode_alone(model, voice, config, markers, clock)
+            return decode_alone(model, voice, config, markers, clock, costs)
 
         def done(counts: Mapping[Model, Counts]) -> tuple[Warning, ...]:
             [first, *_] = parts
@@ -257,10 +277,11 @@ class NudgingGenerator:
         return Run(parts, start, config, done)
 
     def _worker(self) -> ThreadPoolExecutor:
-        """One thread: the forward is the unit of exclusion, and torch keeps one pool of threads per calling thread."""
+        """One thread for each device: models on one would only wait for each other, and so would torch's threads."""
         with self._lock:
             if self._executor is None:
-                self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nudging-forward")
+                devices = {str(getattr(engine, "device", "")) for engine in (self.base, self.nudging)}
+                self._executor = ThreadPoolExecutor(len(devices), thread_name_prefix="nudging-forward")
             return self._executor
 
 
@@ -270,9 +291,10 @@ def _collect(stream: Stream) -> Result:
     return stream.result
 
 
-async def _acollect(stream: AsyncStream) -> Result:
-    async for _ in stream:
-        pass
+async def _acollect(stream: AsyncStream, gate: asyncio.Semaphore | None = None) -> Result:
+    async with gate or nullcontext():
+        async for _ in stream:
+            pass
     return stream.result
 
 
@@ -297,7 +319,7 @@ def _sampling(config: NudgingConfig, temperature: float) -> Sampling | None:
 
 
 def _check_tokens(part: Part) -> None:
-    engine = part.pool.engine
+    engine = part.batcher.engine
     rows = getattr(engine, "rows", None)
     if rows is not None and part.prompt and (highest := max(part.prompt)) >= rows:
         raise TokenizerMismatchError(
@@ -307,7 +329,7 @@ def _check_tokens(part: Part) -> None:
 
 
 def _check_context(part: Part, max_tokens: int, lookahead: int) -> None:
-    engine, prompt = part.pool.engine, len(part.prompt)
+    engine, prompt = part.batcher.engine, len(part.prompt)
     needed = prompt + max_tokens + lookahead
     if engine.context_length is not None and needed > engine.context_length:
         detail = f"prompt {prompt:,} + max_tokens {max_tokens:,}" + (f" + lookahead {lookahead}" if lookahead else "")

@@ -1,8 +1,9 @@
-"""Drivers: run a decode to its pieces and its record, synchronously or on an event loop.
+"""Drivers: run a decode to its pieces and its record: synchronously, on an event loop, or many together.
 
-``Run`` holds what one request needs: the decode (``decoder.py``) and one session per model. ``Stream`` and
-``AsyncStream`` differ in one line, the one that waits for a forward. Both are pulled: nothing computes unless the
-consumer asks for the next piece, so leaving a loop, ``close()`` or cancelling a task stops compute within one forward.
+``Run`` holds what one request needs: the decode (``decoder.py``) and one session per model. ``Stream``,
+``AsyncStream`` and ``run_together`` differ in how they wait for an answer; who computes it is ``batching.py``'s business.
+Streams are pulled: nothing computes unless the consumer asks for the next piece, so leaving a loop, ``close()`` or
+cancelling a task stops compute within one forward.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from .backends import Want
+from .batching import Batcher, Interrupted, Job
 from .config import NudgingConfig
 from .decoder import Decode, Outcome
 from .errors import OutOfMemoryError
 from .gates import Prediction
 from .provenance import FinishReason, ModelUse, Piece, Provenance, Warning
-from .session import Counts, Session, SessionPool
+from .session import Counts, Session
 from .voice import Ask, Model
 
 #: Nudge ratio above which nudged answers are usually no better than the nudging model's alone.
@@ -31,9 +34,9 @@ TOO_MUCH = 0.4
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One model's part in a request: its sessions, how its predictions are made, its prompt's tokens."""
+    """One model's part in a request: who computes, how its predictions are made, its prompt's tokens."""
 
-    pool: SessionPool
+    batcher: Batcher
     want: Want
     prompt: list[int]
 
@@ -109,7 +112,7 @@ class Run:
         if self.over or self._asked_to_end is not None:
             return None
         if not self._sessions:
-            self._sessions = {model: part.pool.acquire(part.prompt) for model, part in self._parts.items()}
+            self._sessions = {model: part.batcher.pool.acquire() for model, part in self._parts.items()}
         try:
             event = self._decode.send(reply) if reply is not None else next(self._decode)
         except StopIteration as stop:
@@ -125,15 +128,27 @@ class Run:
         return self._sessions[ask.model].remembered(ask.tokens, self._parts[ask.model].want)
 
     def compute(self, ask: Ask) -> Prediction:
-        """The answer; runs a forward."""
-        try:
-            return self._sessions[ask.model].predict(ask.tokens, ask.draft, ask.stable, self._parts[ask.model].want)
-        except OutOfMemoryError:
-            for part in self._parts.values():
-                part.pool.clear()  # idle sessions hold memory too
-            raise
+        """The answer, computed in this thread or by whoever computes already."""
+        part = self._parts[ask.model]
+        return part.batcher.answer(self._sessions[ask.model], ask, part.want)
 
-    def leave(self, reason: FinishReason, forward: Future[Prediction]) -> None:
+    def submit(self, ask: Ask) -> Job:
+        """Put the question down; somebody must call ``work`` of its model's batcher until it is done."""
+        part = self._parts[ask.model]
+        return part.batcher.submit(self._sessions[ask.model], ask, part.want)
+
+    def batcher(self, model: Model) -> Batcher:
+        """Who computes for a model."""
+        return self._parts[model].batcher
+
+    def failed(self, error: BaseException) -> FinishReason:
+        """Why the request ends with ``error``. Out of memory, idle sessions go: they hold some too."""
+        if isinstance(error, OutOfMemoryError):
+            for part in self._parts.values():
+                part.batcher.pool.clear()
+        return "error" if isinstance(error, Exception) else "cancelled"
+
+    def leave(self, reason: FinishReason, forward: Job) -> None:
         """End once ``forward``, which nobody waits for any more, has left its session. Nothing more is computed."""
         self._asked_to_end = self._asked_to_end or reason
         self._forward_left_behind = True
@@ -159,7 +174,7 @@ class Run:
         self._decode.close()
         for model, session in self._sessions.items():
             self._counts[model] = session.counts
-            self._parts[model].pool.release(session)
+            self._parts[model].batcher.pool.release(session)
         self._sessions = {}
         self._warnings = self._done(self._counts) if self._counts else ()
 
@@ -181,14 +196,20 @@ class Run:
         )
         return record.model_copy(update={"warnings": (*_warnings(record, outcome), *self._warnings)})
 
+    @property
+    def result(self) -> Result:
+        """Text and record."""
+        record = self.provenance()
+        return Result(record.text, record)
+
     def _model_use(self, model: Model) -> ModelUse:
         if model not in self._parts:
             return ModelUse(name="")
         part = self._parts[model]
         counts = self._counts.get(model) or (self._sessions[model].counts if self._sessions else Counts())
         return ModelUse(
-            name=part.pool.engine.name,
-            revision=part.pool.engine.revision,
+            name=part.batcher.engine.name,
+            revision=part.batcher.engine.revision,
             tokens=sum(piece.n_tokens for piece in self.pieces if piece.source == model),
             forwards=counts.forwards,
             forward_tokens=counts.forward_tokens,
@@ -227,8 +248,7 @@ class _Streaming:
     @property
     def result(self) -> Result:
         """Text and record."""
-        record = self.provenance
-        return Result(record.text, record)
+        return self._run.result
 
     def __del__(self) -> None:
         run: Run | None = getattr(self, "_run", None)
@@ -249,7 +269,7 @@ class Stream(_Streaming, Iterator[Piece]):
                 while isinstance(event, Ask):
                     event = self._run.advance(self._run.remembered(event) or self._run.compute(event))
             except BaseException as error:
-                self._end("error" if isinstance(error, Exception) else "cancelled")
+                self._end(self._run.failed(error))
                 raise
         if event is None:
             raise StopIteration
@@ -274,7 +294,7 @@ class AsyncStream(_Streaming, AsyncIterator[Piece]):
     def __init__(self, run: Run, executor: ThreadPoolExecutor) -> None:
         super().__init__(run)
         self._executor = executor
-        self._forward: Future[Prediction] | None = None
+        self._forward: Job | None = None
 
     async def __anext__(self) -> Piece:
         with self._run:
@@ -283,19 +303,24 @@ class AsyncStream(_Streaming, AsyncIterator[Piece]):
                 while isinstance(event, Ask):
                     event = self._run.advance(self._run.remembered(event) or await self._compute(event))
             except BaseException as error:
-                self._end("error" if isinstance(error, Exception) else "cancelled")
+                self._end(self._run.failed(error))
                 raise
         if event is None:
             raise StopAsyncIteration
         return event
 
     async def _compute(self, ask: Ask) -> Prediction:
-        self._forward = self._executor.submit(self._run.compute, ask)
-        return await asyncio.wrap_future(self._forward)
+        while True:
+            self._forward = self._run.submit(ask)
+            self._executor.submit(self._run.batcher(ask.model).work, gather=True)
+            try:
+                return await asyncio.wrap_future(self._forward)
+            except Interrupted:
+                continue
 
     def _end(self, reason: FinishReason) -> None:
         """End the run once the forward under way, if any, has left its session."""
-        if self._forward is None or self._forward.done():
+        if self._forward is None or self._forward.done() or self._forward.cancel():
             self._run.end(reason)
         elif not self._run.over:
             self._run.leave(reason, self._forward)
@@ -309,6 +334,50 @@ class AsyncStream(_Streaming, AsyncIterator[Piece]):
 
     async def __aexit__(self, *_: Any) -> None:
         await self.aclose()
+
+
+def run_together(runs: Sequence[Run], at_once: int) -> None:
+    """Run requests to their ends side by side, ``at_once`` at a time, so that they share forwards."""
+    left = deque(_steps(run) for run in runs)
+    asking: dict[_Steps, tuple[Batcher, Job]] = {}
+    try:
+        while left or asking:
+            ready = [steps for steps, (_, job) in asking.items() if job.done()]
+            ready += [left.popleft() for _ in range(min(len(left), at_once - len(asking)))]
+            for steps in ready:
+                asking.pop(steps, None)
+                if (question := next(steps, None)) is not None:
+                    asking[steps] = question
+            if asking:
+                max((batcher for batcher, _ in asking.values()), key=lambda batcher: batcher.waiting).work()
+    finally:
+        for steps in (*asking, *left):
+            steps.close()
+
+
+_Steps = Generator[tuple[Batcher, Job], None, None]
+
+
+def _steps(run: Run) -> _Steps:
+    """A request, paused wherever it needs a forward; to be resumed when the job is done."""
+    with run:
+        try:
+            event = run.advance()
+            while event is not None:
+                reply = None
+                if isinstance(event, Ask) and (reply := run.remembered(event)) is None:
+                    job = run.submit(event)
+                    try:
+                        yield run.batcher(event.model), job
+                        reply = job.result()
+                    except Interrupted:
+                        continue
+                    finally:
+                        job.cancel()
+                event = run.advance(reply)
+        except BaseException as error:
+            run.end(run.failed(error))
+            raise
 
 
 def _warnings(record: Provenance, outcome: Outcome | None) -> Iterator[Warning]:

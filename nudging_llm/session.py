@@ -1,11 +1,14 @@
 """One model's view of one growing text: what was evaluated, what was predicted, how to go back.
 
-Contract of ``Session.predict(tokens, draft)``: returns the prediction after ``tokens``. The session may also evaluate
-``draft``, a guess of what follows, in the same forward and remember the predictions there; a later ``predict`` for a
-remembered position costs nothing. Going back, which ``_rewind`` alone does, keeps the longest common prefix. A session
-that is interrupted in the middle of a forward empties itself and can be used again.
+A session answers "what comes after ``tokens``?" from memory (``remembered``) or after a forward: ``prepare`` goes back to
+the longest common prefix and says what to evaluate, ``absorb`` takes the predictions. A guess of what follows may be
+evaluated in the same forward; a later question for a position on its way costs nothing. Going back, which ``_rewind``
+alone does, is exact. A session that is interrupted in the middle of a forward empties itself and can be used again.
 
-Knows tokens; leaves text to ``tokenization.py`` and numbers to an engine (``backends``).
+``SessionPool`` keeps what requests have evaluated, so that later ones, and others under way, begin with what they share.
+
+Knows tokens; leaves text to ``tokenization.py``, numbers to an engine (``backends``), and whose turn it is to ``batching.py``,
+which calls under the engine's lock whatever changes a session.
 """
 
 from __future__ import annotations
@@ -16,9 +19,16 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
-from .backends import Engine, Want
+from .backends import Engine, Row, Want
 from .gates import Prediction
+from .voice import Ask
+
+#: A session is taken over, not copied, if that loses at most as many of its tokens.
+_LOSS = 32
+#: Fewer common tokens than this are not worth a copy.
+_WORTH_COPYING = 16
 
 
 @dataclass(slots=True)
@@ -26,12 +36,12 @@ class Counts:
     """What one request cost on one model.
 
     Attributes:
-        forwards: calls of the model.
-        forward_tokens: tokens evaluated in them.
+        forwards: calls of the model that it took part in.
+        forward_tokens: tokens of its own evaluated in them.
         drafted: tokens among those that were guesses.
         accepted: guesses whose prediction was asked for afterwards.
-        reused: prompt tokens that an earlier request had left in the cache.
-        seconds: time inside the model's forwards, statistics included.
+        reused: prompt tokens that another request had evaluated.
+        seconds: time inside the model's forwards, statistics included; of a shared forward, its share.
     """
 
     forwards: int = 0
@@ -43,24 +53,29 @@ class Counts:
 
 
 class Session:
-    """See the module's docstring. Not safe for use by two threads at once; ``SessionPool`` hands it to one at a time."""
+    """See the module's docstring. Belongs to one request at a time."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.counts = Counts()
+        self.seated = False  # whether it has looked for what others have evaluated
         self._cache: Any = None
         self._path: list[int] = []
         self._known: dict[int, tuple[Want, Prediction]] = {}  # by index of the token it follows
         self._drafts: set[int] = set()  # indices evaluated as guesses, not asked for yet
         self._snapshot: tuple[list[int], Any] | None = None
-        self._fresh = True
-        self._forget()
+        self.forget()
 
-    def begin(self) -> None:
-        """Start counting for a new request. The evaluated path stays."""
-        self.counts = Counts()
-        self._drafts.clear()
-        self._fresh = True
+    def __len__(self) -> int:
+        """Tokens evaluated."""
+        return len(self._path)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its cache."""
+        return self._engine.cache_bytes(self._cache)
+
+    # -- questions ----------------------------------------------------------------------------------------------------
 
     def common_prefix(self, tokens: Sequence[int]) -> int:
         """How many leading ``tokens`` this session has evaluated already."""
@@ -77,6 +92,10 @@ class Session:
                 high = middle
         return low
 
+    def missing(self, tokens: Sequence[int]) -> int:
+        """How many of ``tokens`` must be evaluated for the prediction after them."""
+        return len(tokens) - min(self.common_prefix(tokens), len(tokens) - 1)
+
     def remembered(self, tokens: Sequence[int], want: Want) -> Prediction | None:
         """The prediction after ``tokens`` if it is known already; never computes."""
         at = len(tokens) - 1
@@ -89,53 +108,54 @@ class Session:
             if at in self._drafts:
                 self._drafts.discard(at)
                 self.counts.accepted += 1
-            if self._fresh:
-                self.counts.reused, self._fresh = len(tokens), False
             return known[1]
         return None
 
-    def predict(self, tokens: list[int], draft: Sequence[int], stable: int, want: Want) -> Prediction:
-        """The prediction after ``tokens``.
-
-        Args:
-            tokens: the whole sequence, prompt included; at least one.
-            draft: guesses at what follows. May be ignored.
-            stable: how many of ``tokens`` will not be taken back in this request.
-            want: how to choose, and which statistics to compute.
-        """
-        if known := self.remembered(tokens, want):
-            return known
-        keep = min(self.common_prefix(tokens), len(tokens) - 1)
-        try:
-            if self._engine.can_crop:
-                self._rewind(keep)
-                self._note_reuse()
-                self._evaluate([*tokens[keep:], *draft], 1 + len(draft), want)
-                self._drafts.update(range(len(tokens), len(self._path)))
-                self.counts.drafted += len(draft)
-            else:
-                self._evaluate_from_snapshot(tokens, keep, stable, want)
-        except BaseException:
-            self._forget()
-            raise
+    def prediction_after(self, tokens: Sequence[int]) -> Prediction:
+        """The prediction after ``tokens``, which has just been evaluated."""
         return self._known[len(tokens) - 1][1]
 
-    def _note_reuse(self) -> None:
-        """The first evaluation of a request: what is on the path now was there before it."""
-        if self._fresh:
-            self.counts.reused, self._fresh = len(self._path), False
+    # -- evaluation ---------------------------------------------------------------------------------------------------
 
-    def _evaluate(self, tokens: Sequence[int], last: int, want: Want) -> None:
-        """Extend the path by ``tokens`` and remember the predictions after the ``last`` of them."""
-        with self._engine.lock:
-            started = time.perf_counter()
-            predictions = self._engine.forward(self._cache, tokens, len(self._path), last, want)
-            self.counts.seconds += time.perf_counter() - started
+    def prepare(self, tokens: list[int], guesses: Sequence[int], want: Want) -> Row:
+        """Go back to what ``tokens`` shares with the path; what a forward must evaluate."""
+        keep = min(self.common_prefix(tokens), len(tokens) - 1)
+        self._rewind(keep)
+        self._drafts.update(range(len(tokens), len(tokens) + len(guesses)))
+        self.counts.drafted += len(guesses)
+        return Row(self._cache, [*tokens[keep:], *guesses], keep, 1 + len(guesses), want)
+
+    def absorb(self, row: Row, predictions: Sequence[Prediction], seconds: float) -> None:
+        """A forward has evaluated ``row``."""
         self.counts.forwards += 1
-        self.counts.forward_tokens += len(tokens)
-        self._path.extend(tokens)
+        self.counts.forward_tokens += len(row.tokens)
+        self.counts.seconds += seconds
+        self._path.extend(row.tokens)
         for at, prediction in enumerate(predictions, start=len(self._path) - len(predictions)):
-            self._known[at] = (want, prediction)
+            self._known[at] = (row.want, prediction)
+
+    def evaluate_from_snapshot(self, ask: Ask, want: Want) -> None:
+        """For caches that cannot be cropped (recurrent states): no drafts, and a copy of the cache to go back to."""
+        tokens, path = ask.tokens, self._path
+        if min(self.common_prefix(tokens), len(tokens) - 1) < len(path):
+            saved = self._snapshot
+            if saved and len(saved[0]) < len(tokens) and tokens[: len(saved[0])] == saved[0]:
+                self._cache, self._path = self._engine.copy_cache(saved[1]), list(saved[0])
+            else:
+                self._cache, self._path, self._snapshot = self._engine.new_cache(), [], None
+            self._known = {at: known for at, known in self._known.items() if at < len(self._path)}
+            self.counts.reused = min(self.counts.reused, len(self._path))
+        if len(self._path) <= ask.stable < len(tokens):
+            if len(self._path) < ask.stable:
+                self._evaluate(tokens[len(self._path) : ask.stable], want)
+            self._snapshot = (list(self._path), self._engine.copy_cache(self._cache))
+        self._evaluate(tokens[len(self._path) :], want)
+
+    def _evaluate(self, tokens: list[int], want: Want) -> None:
+        row = Row(self._cache, tokens, len(self._path), 1, want)
+        started = time.perf_counter()
+        [predictions] = self._engine.forward([row])
+        self.absorb(row, predictions, time.perf_counter() - started)
 
     def _rewind(self, keep: int) -> None:
         """Go back to the first ``keep`` tokens of the path."""
@@ -150,55 +170,82 @@ class Session:
             self._drafts.discard(at)
         del self._path[keep:]
 
-    def _evaluate_from_snapshot(self, tokens: list[int], keep: int, stable: int, want: Want) -> None:
-        """For caches that cannot be cropped (recurrent states): no drafts, and a copy of the cache to go back to."""
-        if keep < len(self._path):
-            saved = self._snapshot
-            if saved and len(saved[0]) < len(tokens) and tokens[: len(saved[0])] == saved[0]:
-                self._cache, self._path = self._engine.copy_cache(saved[1]), list(saved[0])
-            else:
-                self._cache, self._path, self._snapshot = self._engine.new_cache(), [], None
-            self._known = {at: known for at, known in self._known.items() if at < len(self._path)}
-        self._note_reuse()
-        if len(self._path) <= stable < len(tokens):
-            if len(self._path) < stable:
-                self._evaluate(tokens[len(self._path) : stable], 1, want)
-            self._snapshot = (list(self._path), self._engine.copy_cache(self._cache))
-        self._evaluate(tokens[len(self._path) :], 1, want)
-
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Empty: nothing evaluated, nothing known."""
         self._cache = self._engine.new_cache()
-        self._path, self._known, self._drafts, self._snapshot, self._fresh = [], {}, set(), None, True
+        self._path, self._known, self._drafts, self._snapshot = [], {}, set(), None
+
+    # -- taking over --------------------------------------------------------------------------------------------------
+
+    def take_over(self, other: Session) -> None:
+        """Go on where ``other``, which nobody uses any more, has ended."""
+        self._cache, self._path, self._known = other._cache, other._path, other._known
+        self._snapshot = other._snapshot
+
+    def copy_prefix(self, other: Session, length: int) -> None:
+        """Begin with the first ``length`` tokens of ``other``, which stays as it is."""
+        self._cache = self._engine.copy_prefix(other._cache, length)
+        self._path = other._path[:length]
+        self._known = {at: known for at, known in other._known.items() if at < length}
 
 
 class SessionPool:
-    """Idle sessions of one model, kept for the next request that shares a prefix (design, section 5).
+    """Sessions of one model (design, section 5): those that work, and idle ones kept for what they have evaluated.
 
     Args:
         engine: the model.
-        slots: how many idle sessions to keep; the least recently used goes first.
+        slots: most idle sessions.
+        max_bytes: most memory of all idle sessions' caches. The least recently used goes first.
     """
 
-    def __init__(self, engine: Engine, slots: int = 4) -> None:
-        self.engine, self._slots = engine, slots
+    def __init__(self, engine: Engine, slots: int = 8, max_bytes: int = 2**30) -> None:
+        self.engine, self._slots, self._max_bytes = engine, slots, max_bytes
         self._idle: list[Session] = []  # least recently used first
         self._returned: deque[Session] = deque()
+        self._working: WeakSet[Session] = WeakSet()
         self._lock = threading.Lock()
 
-    def acquire(self, tokens: Sequence[int]) -> Session:
-        """Take the idle session with the longest common prefix, or a new one."""
+    @property
+    def idle_bytes(self) -> int:
+        """Memory of the idle sessions' caches."""
+        return sum(session.nbytes for session in tuple(self._idle))
+
+    def acquire(self) -> Session:
+        """A session for a new request; empty until it is seated."""
+        session = Session(self.engine)
+        with self._lock:
+            self._working.add(session)
+        return session
+
+    def seat(self, session: Session, tokens: Sequence[int]) -> None:
+        """Before a request's first forward: begin with what another has evaluated of ``tokens``.
+
+        An idle session is taken over if little of it is lost by that; else, as from one that works, the common prefix is
+        copied. The caller holds the engine's lock.
+        """
+        if session.seated:
+            return
+        session.seated = True
         with self._lock:
             self._take_back()
-            best = max(self._idle, key=lambda session: session.common_prefix(tokens), default=None)
-            if best is None or best.common_prefix(tokens) * 4 < len(tokens):
-                best = self._idle[0] if self._idle and len(self._idle) >= self._slots else None
-            if best is None:
-                best = Session(self.engine)
-            else:
-                self._idle.remove(best)
-        best.begin()
-        return best
+            idle = _best(self._idle, tokens)
+            if (
+                idle is not None
+                and (shared := idle.common_prefix(tokens))
+                and (not self.engine.can_crop or shared + _LOSS >= min(len(idle), len(tokens)))
+            ):
+                self._idle.remove(idle)
+                session.take_over(idle)
+            elif self.engine.can_crop:
+                best = _best([*self._working, *self._idle], tokens)
+                shared = best.common_prefix(tokens) if best is not None else 0
+                if best is None or best is session or shared < _WORTH_COPYING:
+                    return
+                session.copy_prefix(best, shared)
+                if best in self._idle:
+                    self._idle.remove(best)
+                    self._idle.append(best)
+            session.counts.reused = session.common_prefix(tokens)
 
     def release(self, session: Session) -> None:
         """Give a session back. Never waits: an abandoned stream may call this while the garbage is collected."""
@@ -212,10 +259,19 @@ class SessionPool:
     def clear(self) -> None:
         """Drop all idle sessions and their memory."""
         with self._lock:
-            self._returned.clear()
+            self._take_back()
             self._idle.clear()
 
     def _take_back(self) -> None:
         while self._returned:
-            self._idle.append(self._returned.popleft())
-        del self._idle[: max(0, len(self._idle) - self._slots)]
+            session = self._returned.popleft()
+            self._working.discard(session)
+            if len(session):
+                self._idle.append(session)
+        held = [session.nbytes for session in self._idle]
+        while self._idle and (len(self._idle) > self._slots or sum(held) > self._max_bytes):
+            del self._idle[0], held[0]
+
+
+def _best(sessions: Sequence[Session], tokens: Sequence[int]) -> Session | None:
+    return max(sessions, key=lambda session: session.common_prefix(tokens), default=None)

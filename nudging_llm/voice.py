@@ -6,7 +6,7 @@ answer as tokens; ``PromptVoice`` is the implementation over a ``TextCodec``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -22,14 +22,15 @@ class Ask:
     Attributes:
         model: whose prediction.
         tokens: the whole sequence, prompt included.
-        draft: a guess at the tokens that follow: evaluating it in the same forward may answer later asks.
         stable: how many of ``tokens`` will not be taken back.
+        guess: makes a guess at the tokens that follow, to be called only if a forward is needed: evaluated with it, the
+            guess may answer later asks.
     """
 
     model: Model
     tokens: list[int]
-    draft: list[int]
     stable: int
+    guess: Callable[[], list[int]] = list
 
 
 class TextStream(Protocol):

@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from nudging_llm.backends import Want
+from nudging_llm.backends import Row
 from nudging_llm.gates import Prediction
 from nudging_llm.tokenization import TextCodec
 
@@ -167,18 +167,25 @@ class FakeEngine:
 
     def __init__(self, model: FakeModel, can_crop: bool = True) -> None:
         self.model, self.can_crop, self.name = model, can_crop, f"fake-{model.kind}-{model.seed}"
-        self.forwards = 0
+        self.can_pack = can_crop
+        self.forwards = self.most_rows = 0
         self.lock = threading.Lock()
 
     def new_cache(self) -> list[int]:
         return []
 
-    def forward(self, cache: list[int], tokens: Sequence[int], past: int, last: int, want: Want) -> list[Prediction]:
-        assert len(cache) == past and tokens and 1 <= last <= len(tokens)
+    def forward(self, rows: Sequence[Row]) -> list[list[Prediction]]:
+        assert self.lock.locked() and rows and (len(rows) == 1 or self.can_pack)
         self.forwards += 1
-        cache.extend(tokens)
+        self.most_rows = max(self.most_rows, len(rows))
+        return [self._row(row) for row in rows]
+
+    def _row(self, row: Row) -> list[Prediction]:
+        cache = row.cache
+        assert len(cache) == row.past and row.tokens and 1 <= row.last <= len(row.tokens)
+        cache.extend(row.tokens)
         found = []
-        for end in range(len(cache) - last + 1, len(cache) + 1):
+        for end in range(len(cache) - row.last + 1, len(cache) + 1):
             token, prob = self.model.next(cache[:end])
             found.append(Prediction(token, prob, token))
         return found
@@ -189,3 +196,10 @@ class FakeEngine:
 
     def copy_cache(self, cache: list[int]) -> list[int]:
         return list(cache)
+
+    def copy_prefix(self, cache: list[int], length: int) -> list[int]:
+        assert self.can_crop and 0 < length <= len(cache)
+        return cache[:length]
+
+    def cache_bytes(self, cache: list[int]) -> int:
+        return 8 * len(cache)

@@ -59,6 +59,7 @@ class Rules:
     markers: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     stop_on: str = "nudging"
+    lazy: bool = False  # an end of text counts only where no hand-over comes before it
 
 
 @dataclass
@@ -193,8 +194,8 @@ class Slow:
             round_ += 1
             y = self.y
             c, said_end = self.nudge()
-            ended = said_end
-            if said_end and r.stop_on == "both":
+            ended = said_end and not (r.lazy and c and self.hand_over_in(c, y))
+            if ended and r.stop_on == "both":
                 ended = (not c and base_ended) or self.at(y + c)[0] in self.base.ends
             # split
             spaces = len(c) - len(c.lstrip(" "))
@@ -234,7 +235,7 @@ class Slow:
                 starts = [s for s in starts if s[0] < len(taken)]
                 ends = [s[0] for s in starts[1:]] + [len(taken)]
                 words = [(taken[s[0] : e], s[1], s[2]) for s, e in zip(starts, ends, strict=True)]
-            elif said_end and not ended:
+            elif said_end and not ended:  # stop_on = "both"
                 hand = (self.at(y), "handover_confident")
             nudge = "".join(t for t, _, _ in words)
             if r.paper and not ended:
@@ -270,6 +271,14 @@ class Slow:
             if self.y == y:  # a round that adds nothing would repeat for ever
                 self.finish = "stop"
                 return
+
+    def hand_over_in(self, c: str, y: str) -> bool:
+        """Whether the base model would take over before any word of ``c`` but the first."""
+        spaces = len(c) - len(c.lstrip(" "))
+        w = c[spaces:].split(" ")
+        return any(
+            self.handover(self.at(y + " " * spaces + " ".join(w[:i])), " " + w[i]) for i in range(1, len(w)) if w[i]
+        )
 
     def plain_run(self, hand, round_):
         """(why, known, base_ended) of the next round."""

@@ -1,8 +1,8 @@
 """The local engine: a transformers causal language model with its key-value cache.
 
 Traps, each seen on transformers 5.x:
-- A ``DynamicCache()`` made *without* the model's config keeps full length for sliding-window layers, so that it can be
-  cropped; one made with the config refuses to crop past the window. The model's masks are right either way.
+- A cache made *without* the model's config keeps full length for sliding-window layers, so that it can be cropped; one
+  made with the config refuses to crop past the window. The model's masks are right either way.
 - ``crop(-n)`` drops the last n positions.
 - With bf16 the number of tokens in a forward changes rounding; argmax near-ties can flip. float32 does not show it.
 """
@@ -13,6 +13,8 @@ import copy
 import inspect
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +24,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from ..errors import ModelError, ModelLoadError, OutOfMemoryError, TokenizerMismatchError
 from ..gates import Prediction
 from ..tokenization import TextCodec
-from . import Sampling, Want
+from . import CannotPackError, Row, Sampling
+from .kv import PackedRows, cache_bytes, copy_prefix, growing_cache, packed_attention
 
-#: Cache layers that ``DynamicCache()`` without a config replaces by croppable full-length ones.
+#: Cache layers that growing, croppable, full-length ones can stand in for.
 _CROPPABLE_LAYERS = frozenset({"DynamicLayer", "DynamicSlidingWindowLayer"})
 _SHARED_WITH_TOKENIZER = frozenset({"revision", "trust_remote_code", "token", "cache_dir", "local_files_only"})
 _TOO_LARGE = ("out of memory", "can't allocate memory", "not enough memory")
@@ -63,7 +66,9 @@ class TransformersEngine:
         self._cache_argument = "cache_params" if "cache_params" in parameters else "past_key_values"
         layers = _layer_names(text_config)
         self.can_crop = layers <= _CROPPABLE_LAYERS
-        self._cache_config = None if self.can_crop else text_config
+        self._text_config = text_config
+        self.can_pack = self.can_crop and "position_ids" in parameters and _attends_by_name(model, text_config)
+        self._packing_checked = False
         self.lock = threading.Lock()
 
     @classmethod
@@ -129,16 +134,13 @@ class TransformersEngine:
         return dtype
 
     def new_cache(self) -> Any:
-        return DynamicCache(config=self._cache_config) if self._cache_config is not None else DynamicCache()
+        return growing_cache() if self.can_crop else DynamicCache(config=self._text_config)
 
-    def forward(self, cache: Any, tokens: Sequence[int], past: int, last: int, want: Want) -> list[Prediction]:
+    def forward(self, rows: Sequence[Row]) -> list[list[Prediction]]:
         with torch.inference_mode():
             try:
-                ids = torch.tensor([tokens], device=self.device)  # [1, n]
-                keep = {"logits_to_keep": last} if self._keeps_logits else {}
-                output = self.model(input_ids=ids, use_cache=True, **{self._cache_argument: cache}, **keep)
-                logits = output.logits[0, -last:].float()  # [last, vocabulary]
-                return _statistics(logits, past + len(tokens) - last + 1, want)
+                logits = self._logits(rows[0]) if len(rows) == 1 else self._packed_logits(rows)
+                return _statistics(logits, rows)
             except (RuntimeError, MemoryError) as error:
                 if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(
                     words in str(error).lower() for words in _TOO_LARGE
@@ -148,10 +150,52 @@ class TransformersEngine:
                 error.__traceback__ = None  # it holds the frames that hold the tensors
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        new, past = sum(len(row.tokens) for row in rows), sum(row.past for row in rows)
         raise OutOfMemoryError(
-            f"{self.name}: evaluating {len(tokens):,} tokens after {past:,} did not fit into memory on {self.device} "
+            f"{self.name}: evaluating {new:,} tokens after {past:,} did not fit into memory on {self.device} "
             f"({detail}). Shorten the prompt, or load the model in a smaller dtype."
         )
+
+    def _logits(self, row: Row) -> torch.Tensor:
+        """One text by itself: logits [last, vocabulary]."""
+        keep = {"logits_to_keep": row.last} if self._keeps_logits else {}
+        cache = {self._cache_argument: row.cache}
+        logits = self.model(input_ids=self._ids([row.tokens]), use_cache=True, **cache, **keep).logits
+        return logits[0, -row.last :].float()  # type: ignore[no-any-return]
+
+    def _packed_logits(self, rows: Sequence[Row]) -> torch.Tensor:
+        """Several texts in one row [1, n of all]: logits [last of all, vocabulary]."""
+        lengths = [len(row.tokens) for row in rows]
+        ends = list(accumulate(lengths))
+        wanted = [at for row, end in zip(rows, ends, strict=True) for at in range(end - row.last, end)]
+        positions = [at for row in rows for at in range(row.past, row.past + len(row.tokens))]
+        inputs = {
+            "input_ids": self._ids([[token for row in rows for token in row.tokens]]),
+            "position_ids": self._ids([positions]),
+            "past_key_values": PackedRows([row.cache for row in rows], lengths),
+        }
+        keep = {"logits_to_keep": self._ids(wanted)} if self._keeps_logits else {}
+        with packed_attention(self._text_config):
+            logits = self.model(**inputs, use_cache=True, **keep).logits[0]
+        logits = logits if self._keeps_logits else logits[wanted]
+        if not self._packing_checked:
+            longest = max(range(len(rows)), key=lambda at: rows[at].past)
+            end = sum(row.last for row in rows[: longest + 1])
+            self._check_packing(rows[longest], logits[end - rows[longest].last : end])
+        return logits.float()  # type: ignore[no-any-return]
+
+    def _check_packing(self, row: Row, logits: torch.Tensor) -> None:
+        """In the first packed forwards, up to one that goes on with a text: a row by itself must give what it gave there."""
+        self._packing_checked = row.past > 0
+        alone = self._logits(replace(row, cache=self.copy_prefix(row.cache, row.past)))
+        apart = (alone.softmax(-1) - logits.float().softmax(-1)).abs().max()
+        if not apart < (1e-3 if self.dtype == torch.float32 else 0.1):
+            raise CannotPackError(f"probabilities differ by {apart:.3g} between one text and several in a forward")
+
+    def _ids(self, values: Sequence[Any]) -> torch.Tensor:
+        """Whole numbers as a tensor where the model takes its input; the copy to a GPU does not wait for it."""
+        ids = torch.tensor(values)
+        return ids.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else ids
 
     def crop(self, cache: Any, drop: int) -> None:
         cache.crop(-drop)
@@ -159,6 +203,13 @@ class TransformersEngine:
     def copy_cache(self, cache: Any) -> Any:
         with torch.inference_mode():
             return copy.deepcopy(cache)
+
+    def copy_prefix(self, cache: Any, length: int) -> Any:
+        with torch.inference_mode():
+            return copy_prefix(cache, length)
+
+    def cache_bytes(self, cache: Any) -> int:
+        return cache_bytes(cache)
 
     def _check_vocabulary(self) -> None:
         rows = self.rows
@@ -173,49 +224,78 @@ class TransformersEngine:
             )
 
 
-def _statistics(logits: torch.Tensor, position: int, want: Want) -> list[Prediction]:
-    """Predictions from logits [n, vocabulary] (float32); the first one is for the token at index ``position``.
+def _statistics(logits: torch.Tensor, rows: Sequence[Row]) -> list[list[Prediction]]:
+    """Predictions from the rows' logits [last of all, vocabulary] (float32).
 
     One small transfer: everything is reduced on the logits' device to [n, 5] numbers (float64 holds ids exactly).
     """
+    needs = frozenset().union(*(row.want.needs for row in rows))
     top_logit, top = logits.max(dim=-1)  # [n]
     log_total = torch.logsumexp(logits, dim=-1)  # [n]
     missing = torch.full_like(top_logit, float("nan"))
     entropy = margin = missing
-    if "entropy" in want.needs:
+    if "entropy" in needs:
         log_probs = logits - log_total[:, None]
         entropy = -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(dim=-1)  # [n], nats
-    if "margin" in want.needs:
+    if "margin" in needs:
         two = (logits.topk(2, dim=-1).values - log_total[:, None]).exp()  # [n, 2]
         margin = two[:, 0] - two[:, 1]
-    chosen = top
-    if want.sampling is not None:
-        chosen = torch.stack([_sample(row, want.sampling, position + i) for i, row in enumerate(logits)])
+    starts = [0, *accumulate(row.last for row in rows)]
+    chosen = top.clone()
+    for row, start, stop in zip(rows, starts, starts[1:], strict=False):
+        if (how := row.want.sampling) is not None:
+            first = row.past + len(row.tokens) - row.last + 1  # index in the text of the first token to choose
+            chosen[start:stop] = torch.stack([sample(logits[at], how, first + at - start) for at in range(start, stop)])
     columns = [top, (top_logit - log_total).exp(), chosen, entropy, margin]
-    rows = torch.stack([column.double() for column in columns], dim=-1).tolist()  # [n, 5]
+    numbers = torch.stack([column.double() for column in columns], dim=-1).tolist()  # [n, 5]
     return [
-        Prediction(
-            int(top_id),
-            prob,
-            int(token),
-            entropy_ if "entropy" in want.needs else None,
-            margin_ if "margin" in want.needs else None,
-        )
-        for top_id, prob, token, entropy_, margin_ in rows
+        [
+            Prediction(
+                int(top_id),
+                prob,
+                int(token),
+                entropy_ if "entropy" in row.want.needs else None,
+                margin_ if "margin" in row.want.needs else None,
+            )
+            for top_id, prob, token, entropy_, margin_ in numbers[start:stop]
+        ]
+        for row, start, stop in zip(rows, starts, starts[1:], strict=False)
     ]
 
 
-def _sample(logits: torch.Tensor, how: Sampling, position: int) -> torch.Tensor:
-    """A token drawn from logits [vocabulary] by inverting the cumulative distribution of the most likely tokens."""
-    ranked, ids = (logits / how.temperature).sort(descending=True, stable=True)
+#: How many of the most likely tokens are looked at first for ``top_p``.
+_NUCLEUS = 256
+
+
+def sample(logits: torch.Tensor, how: Sampling, position: int) -> torch.Tensor:
+    """A token drawn from logits [vocabulary] by inverting the cumulative distribution.
+
+    The whole vocabulary is never sorted: ``top_k`` and ``top_p`` look at as many of the most likely tokens as they need, and
+    without them the order of the ids serves as well as any.
+    """
+    scaled = logits / how.temperature
+    if how.top_k is None and how.top_p >= 1:
+        return _draw(scaled.double().softmax(dim=-1).cumsum(dim=-1), how.number(position))
     if how.top_k is not None:
-        ranked, ids = ranked[: how.top_k], ids[: how.top_k]
-    cumulative = ranked.softmax(dim=-1).double().cumsum(dim=-1)
-    kept = int((cumulative < how.top_p).sum()) + 1  # the token that reaches top_p is kept
-    kept = min(kept, len(ids))
-    drawn = how.number(position) * cumulative[kept - 1]
-    at = torch.searchsorted(cumulative[:kept], drawn, right=True).clamp(max=kept - 1)
-    return ids[at]
+        ranked, ids = scaled.topk(min(how.top_k, len(scaled)))
+        cumulative = ranked.double().softmax(dim=-1).cumsum(dim=-1)
+    else:
+        log_total, size = scaled.double().logsumexp(dim=-1), _NUCLEUS
+        while True:
+            size = min(size, len(scaled))
+            ranked, ids = scaled.topk(size)
+            cumulative = (ranked.double() - log_total).exp().cumsum(dim=-1)
+            if size == len(scaled) or float(cumulative[-1]) >= how.top_p:
+                break
+            size *= 8
+    kept = min(int((cumulative < how.top_p).sum()) + 1, len(ids))  # the token that reaches top_p is kept
+    return ids[_draw(cumulative[:kept], how.number(position))]
+
+
+def _draw(cumulative: torch.Tensor, number: float) -> torch.Tensor:
+    """Where ``number``, 0 … 1, falls in a cumulative distribution [n], which need not end at 1."""
+    at = torch.searchsorted(cumulative, number * cumulative[-1], right=True)
+    return at.clamp(max=len(cumulative) - 1)
 
 
 def _end_tokens(model: Any) -> list[int]:
@@ -225,6 +305,17 @@ def _end_tokens(model: Any) -> list[int]:
         value = getattr(config, "eos_token_id", None)
         found += [] if value is None else value if isinstance(value, list) else [value]
     return found
+
+
+def _attends_by_name(model: Any, text_config: Any) -> bool:
+    """Whether attention is looked up by name at every forward, and is of a kind that can be done text by text."""
+    kinds = set(getattr(text_config, "layer_types", None) or ())
+    return (
+        bool(getattr(model, "_supports_attention_backend", False))
+        and kinds <= {"full_attention", "sliding_attention"}
+        and getattr(text_config, "attn_logit_softcapping", None) is None
+        and hasattr(text_config, "_attn_implementation")
+    )
 
 
 def _layer_names(text_config: Any) -> frozenset[str]:

@@ -135,7 +135,7 @@ def test_an_answer_longer_than_the_sliding_window_was_predicted_as_without_a_cac
     ).provenance  # fmt: skip
     assert record.n_tokens > 512
     assert record.rounds > 5
-    [session] = starter._pools["base"]._idle
+    [session] = starter._batchers["base"].pool._idle
     with torch.inference_mode():
         logits = starter.base.model(input_ids=torch.tensor([session._path]), use_cache=False).logits[0]
         tops = [(float(prob), int(token)) for prob, token in (row.softmax(-1).max(-1) for row in logits)]

@@ -8,10 +8,12 @@ import time
 import pytest
 
 from nudging_llm.backends import GREEDY
+from nudging_llm.batching import Batcher
 from nudging_llm.config import NudgingConfig
 from nudging_llm.decoder import decode
+from nudging_llm.drafting import ForwardCosts
 from nudging_llm.provenance import Piece
-from nudging_llm.running import Part, Run, Stream
+from nudging_llm.running import Part, Run, Stream, run_together
 from nudging_llm.session import SessionPool
 from nudging_llm.voice import PromptVoice
 from tests.fakes import KINDS, FakeEngine, FakeModel
@@ -40,6 +42,7 @@ def random_case(seed: int):
         markers=() if paper else MARKERS,
         stop=rng.choice([(), (), (".",), ("at.", "t"), ("\n\n", " the the")]),
         stop_on="nudging" if paper else rng.choice(["nudging", "nudging", "either", "both"]),
+        lazy=not paper and rng.random() < 0.5,
     )
     return models, rng.choice(PROMPTS), rules
 
@@ -55,6 +58,7 @@ def config_for(rules: Rules, drafting: bool) -> NudgingConfig:
         stop=rules.stop,
         stop_on=rules.stop_on,
         role_markers=not rules.paper,
+        end_check="lazy" if rules.lazy else "lookahead",
         repetition="paper" if rules.paper else "guard" if rules.guard else "off",
         drafting=drafting,
     )
@@ -68,14 +72,28 @@ def voices(models, prompt):
     )
 
 
-def fast(models, prompt, rules, drafting=True, can_crop=True, pools=None) -> tuple[list[Piece], str, list[FakeEngine]]:
-    pools = pools or [SessionPool(FakeEngine(model, can_crop)) for model in models]
+def batchers_for(models, can_crop=True) -> list[Batcher]:
+    return [Batcher(SessionPool(FakeEngine(model, can_crop))) for model in models]
+
+
+def run_for(models, prompt, rules, drafting, batchers, costs=None) -> Run:
     base, nudging = voices(models, prompt)
     config = config_for(rules, drafting)
-    parts = {"base": Part(pools[0], GREEDY, base.encode("")), "nudging": Part(pools[1], GREEDY, nudging.encode(""))}
-    stream = Stream(Run(parts, lambda clock: decode(base, nudging, config, MARKERS, clock), config, lambda counts: ()))
+    parts = {
+        "base": Part(batchers[0], GREEDY, base.encode("")),
+        "nudging": Part(batchers[1], GREEDY, nudging.encode("")),
+    }
+    costs = costs or {model: part.batcher.costs for model, part in parts.items()}
+    return Run(parts, lambda clock: decode(base, nudging, config, MARKERS, clock, costs), config, lambda counts: ())
+
+
+def fast(
+    models, prompt, rules, drafting=True, can_crop=True, batchers=None, costs=None
+) -> tuple[list[Piece], str, list[FakeEngine]]:
+    batchers = batchers or batchers_for(models, can_crop)
+    stream = Stream(run_for(models, prompt, rules, drafting, batchers, costs))
     pieces = list(stream)
-    return pieces, stream.provenance.finish_reason, [pool.engine for pool in pools]
+    return pieces, stream.provenance.finish_reason, [batcher.engine for batcher in batchers]
 
 
 def slow(models, prompt, rules) -> Slow:
@@ -141,11 +159,49 @@ def test_caches_that_cannot_be_cropped_give_the_same_text(seed):
 @pytest.mark.parametrize("seed", range(60))
 def test_a_warm_session_gives_the_same_text(seed):
     models, prompt, rules = random_case(seed)
-    pools = [SessionPool(FakeEngine(model)) for model in models]
-    cold = essence(fast(models, prompt, rules, pools=pools)[0])
+    batchers = batchers_for(models)
+    cold = essence(fast(models, prompt, rules, batchers=batchers)[0])
     other = random.Random(seed).choice(PROMPTS)
-    fast(models, other, rules, pools=pools)
-    assert essence(fast(models, prompt, rules, pools=pools)[0]) == cold
+    fast(models, other, rules, batchers=batchers)
+    assert essence(fast(models, prompt, rules, batchers=batchers)[0]) == cold
+
+
+#: Costs with which every source of guesses is used: base forwards are dear, whatever their length.
+AHEAD = {"base": ForwardCosts.fixed((1, 100.0), (64, 101.0)), "nudging": ForwardCosts.fixed((1, 1.0), (64, 1.1))}
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_no_guess_changes_the_text(block):
+    """Also where the nudging model writes ahead for the base model, in base runs of every kind."""
+    ahead = 0
+    for seed in range(block * 100, block * 100 + 100):
+        models, prompt, rules = random_case(seed)
+        plain, plain_finish, plain_engines = fast(models, prompt, rules, drafting=False)
+        pieces, finish, engines = fast(models, prompt, rules, costs=AHEAD)
+        assert essence(pieces) == essence(plain), f"seed {seed} {rules}"
+        assert finish == plain_finish
+        ahead += engines[1].forwards > plain_engines[1].forwards
+        assert engines[0].forwards <= plain_engines[0].forwards
+    assert ahead > 2
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_requests_that_share_forwards_write_the_same(block):
+    """Many different requests to one pair of models, side by side: the pieces of each are those it has alone."""
+    rng = random.Random(block)
+    models = random_case(block * 7)[0]
+    cases = [random_case(seed)[1:] for seed in range(block * 12, block * 12 + 12)]
+    alone = [fast(models, prompt, rules)[:2] for prompt, rules in cases]
+    forwards = [sum(engine.forwards for engine in fast(models, *case)[2]) for case in cases]
+    batchers = batchers_for(models)
+    runs = [run_for(models, prompt, rules, True, batchers) for prompt, rules in cases]
+    run_together(runs, at_once=rng.choice([2, 5, 12]))
+    for run, (pieces, finish) in zip(runs, alone, strict=True):
+        assert essence(run.pieces) == essence(pieces)
+        assert run.result.provenance.finish_reason == finish
+    together = sum(batcher.engine.forwards for batcher in batchers)
+    assert together < sum(forwards)
+    assert 2 <= max(batcher.engine.most_rows for batcher in batchers) <= 8
 
 
 def test_drafts_save_base_forwards():
@@ -197,8 +253,8 @@ def test_cost_per_token_stays_flat():
     costs = {}
     for length in (200, 800):
         rules = Rules(max_tokens=length, guard=False)
-        pools = [SessionPool(FakeEngine(model)) for model in models]
+        batchers = batchers_for(models)
         started = time.perf_counter()
-        fast(models, "a", rules, pools=pools)
-        costs[length] = sum(pool.engine.forwards for pool in pools), time.perf_counter() - started
+        fast(models, "a", rules, batchers=batchers)
+        costs[length] = sum(batcher.engine.forwards for batcher in batchers), time.perf_counter() - started
     assert costs[800][0] < 5.2 * costs[200][0]

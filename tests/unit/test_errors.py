@@ -267,7 +267,7 @@ async def test_cancelling_a_task_stops_within_one_forward(counted):
     await asyncio.sleep(0.2)
     assert counted.count <= at + 1
     counted.generate("hello")
-    assert all(len(pool._idle) <= 4 for pool in counted._pools.values())
+    assert all(len(batcher.pool._idle) <= 8 for batcher in counted._batchers.values())
     _still_right(counted)
 
 
@@ -311,7 +311,7 @@ def test_closing_from_another_thread_waits_for_the_forward(tiny):
     thread.start()
     assert inside.wait(10)
     stream.close()
-    assert not tiny._pools["base"]._idle, "the session was given back while it computes"
+    assert not tiny._batchers["base"].pool._idle, "the session was given back while it computes"
     tiny.base.forward = real
     go_on.set()
     thread.join(10)
@@ -336,7 +336,7 @@ async def test_abatch_stops_the_others_when_one_fails(counted):
 
     def failing(*args, **kwargs):
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) > 1:
             raise ZeroDivisionError
         return real(*args, **kwargs)
 
@@ -356,7 +356,7 @@ def test_abandoned_streams_in_cycles_do_not_deadlock(tiny):
     cycle = [stream]
     cycle.append(cycle)
     del stream, cycle
-    with tiny._pools["base"]._lock:
+    with tiny._batchers["base"].pool._lock:
         gc.collect()
     assert tiny.generate("hello").text
 

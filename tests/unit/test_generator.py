@@ -13,6 +13,8 @@ import torch
 from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from nudging_llm import NudgingConfig, NudgingGenerator, Piece, Prediction, Provenance
+from nudging_llm.backends import Row, Sampling, Want
+from nudging_llm.backends.transformers import sample
 from tests.conftest import tiny_model, tiny_tokenizer
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "provenance.schema.json"
@@ -94,13 +96,11 @@ def test_own_gate_object(tiny):
 
 
 def test_statistics_are_those_of_the_raw_distribution(tiny):
-    from nudging_llm.backends import Sampling, Want
-
     tokens = tiny.base.codec.encode("Question: hello")
     with torch.inference_mode():
         probs = tiny.base.model(torch.tensor([tokens])).logits[0, -1].double().softmax(-1)
     want = Want(Sampling(0.7, 0.9, 5, 3), frozenset({"entropy", "margin"}))
-    [found] = tiny.base.forward(tiny.base.new_cache(), tokens, 0, 1, want)
+    [[found]] = tiny.base.forward([Row(tiny.base.new_cache(), tokens, 0, 1, want)])
     top = probs.sort(descending=True)
     assert found.top == int(top.indices[0])
     assert found.prob == pytest.approx(float(top.values[0]), abs=1e-5)
@@ -109,20 +109,33 @@ def test_statistics_are_those_of_the_raw_distribution(tiny):
     assert found.token in top.indices[:5].tolist()
 
 
-def test_sampling_follows_the_distribution(tiny):
-    from nudging_llm.backends import Sampling, Want
-    from nudging_llm.backends.transformers import _statistics
+def drawn(logits: torch.Tensor, *how, count: int = 300) -> list[int]:
+    return [int(sample(logits, Sampling(*how, seed), 5)) for seed in range(count)]
 
-    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    counts = [0] * 4
-    for seed in range(4000):
-        counts[_statistics(logits, 5, Want(Sampling(1.0, 1.0, None, seed)))[0].token] += 1
-    expected = logits[0].softmax(-1).tolist()
-    assert [count / 4000 for count in counts] == pytest.approx(expected, abs=0.03)
-    kept = {_statistics(logits, 5, Want(Sampling(1.0, 0.8, None, seed)))[0].token for seed in range(300)}
-    assert kept == {0, 1}
-    kept = {_statistics(logits, 5, Want(Sampling(2.0, 1.0, 3, seed)))[0].token for seed in range(300)}
-    assert kept == {0, 1, 2}
+
+def test_sampling_follows_the_distribution():
+    logits = torch.tensor([2.0, 0.0, 1.0, -1.0])
+    found = drawn(logits, 1.0, 1.0, None, count=4000)
+    shares = [found.count(token) / 4000 for token in range(4)]
+    assert shares == pytest.approx(logits.softmax(-1).tolist(), abs=0.03)
+    assert set(drawn(logits, 1.0, 0.8, None)) == {0, 2}
+    assert set(drawn(logits, 2.0, 1.0, 3)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("temperature", "top_p", "top_k"), [(0.7, 0.95, None), (1.5, 0.999, None), (1.0, 0.9, 500), (3.0, 1.0, 40)])  # fmt: skip
+def test_sampling_of_a_part_of_the_vocabulary_is_that_of_the_sorted_whole(temperature, top_p, top_k):
+    """The sets that may be drawn, and how often, against sorting everything."""
+    torch.manual_seed(1)
+    logits = torch.randn(5000) * 2
+    probs, ids = (logits / temperature).double().softmax(-1).sort(descending=True)
+    probs, ids = probs[:top_k] / probs[:top_k].sum(), ids[:top_k]
+    kept = int((probs.cumsum(-1) < top_p).sum()) + 1
+    probs, ids = probs[:kept] / probs[:kept].sum(), ids[:kept].tolist()
+    found = drawn(logits, temperature, top_p, top_k, count=3000)
+    assert set(found) <= set(ids)
+    half = int((probs.cumsum(-1) < 0.5).sum()) + 1
+    share = sum(token in set(ids[:half]) for token in found) / len(found)
+    assert share == pytest.approx(float(probs[:half].sum()), abs=0.04)
 
 
 # -- provenance -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,309 @@
+"""What requests share: forwards (packed rows) and what others have evaluated (the prefix cache). Tiny random models."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+import torch
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.cache_utils import DynamicCache
+
+from nudging_llm import ConfigError, NudgingConfig, NudgingGenerator
+from nudging_llm.backends import GREEDY, CannotPackError, Row
+from nudging_llm.backends.transformers import TransformersEngine
+from nudging_llm.session import Session, SessionPool
+from nudging_llm.voice import Ask
+from tests.conftest import tiny_model, tiny_tokenizer
+from tests.fakes import FakeEngine, FakeModel
+
+SHAPE = dict(
+    vocab_size=258, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+    max_position_embeddings=512, bos_token_id=None, eos_token_id=256, pad_token_id=None, initializer_range=0.5,
+)  # fmt: skip
+
+
+def models():
+    torch.manual_seed(3)
+    yield "llama", tiny_model(3)
+    gemma = Gemma3TextConfig(**SHAPE, num_key_value_heads=2, head_dim=8, sliding_window=12, query_pre_attn_scalar=8)
+    gemma.layer_types = ["sliding_attention", "full_attention", "sliding_attention"]
+    yield "gemma3, window 12", Gemma3ForCausalLM(gemma)
+    yield "mistral, window 9", MistralForCausalLM(MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=9))
+    yield "qwen3", Qwen3ForCausalLM(Qwen3Config(**SHAPE, num_key_value_heads=1, head_dim=8))
+    yield "gpt-neox", GPTNeoXForCausalLM(GPTNeoXConfig(**SHAPE))
+    yield "phi", PhiForCausalLM(PhiConfig(**SHAPE))
+
+
+@pytest.mark.parametrize(("name", "model"), list(models()), ids=[name for name, _ in models()])
+def test_packed_rows_give_what_each_gives_alone(name, model):
+    """Rows of different lengths, prompts and single tokens, after roll-backs; windows shorter than the texts."""
+    engine = TransformersEngine(model.eval(), tiny_tokenizer(False), name)
+    assert engine.can_crop and engine.can_pack
+    torch.manual_seed(1)
+    texts = [torch.randint(0, 250, (n,)).tolist() for n in (40, 3, 21, 60)]
+    caches = [engine.new_cache() for _ in texts]
+    done = [0] * len(texts)
+    packed: list[list] = [[] for _ in texts]
+    for step in ([20, 1, 1, 45], [5, 1, 12, 1], [15, 1, 8, 14]):
+        with engine.lock:
+            for row, cache in enumerate(caches):  # two tokens too many, and back
+                if done[row]:
+                    engine.forward([Row(cache, [7, 8], done[row], 2, GREEDY)])
+                    engine.crop(cache, 2)
+            rows = [Row(c, t[d : d + n], d, n, GREEDY) for c, t, d, n in zip(caches, texts, done, step, strict=True)]
+            for out, found in zip(packed, engine.forward(rows), strict=True):
+                out += found
+        done = [d + n for d, n in zip(done, step, strict=True)]
+    assert engine.can_pack
+    for text, found in zip(texts, packed, strict=True):
+        with torch.inference_mode():  # one uncached forward
+            probs = model(torch.tensor([text]), use_cache=False).logits[0].softmax(-1)
+        assert [p.top for p in found] == probs.argmax(-1).tolist()
+        assert [p.prob for p in found] == pytest.approx(probs.max(-1).values.tolist(), abs=1e-5)
+
+
+def test_the_model_s_own_attention_is_restored(tiny):
+    before = tiny.base.model.config._attn_implementation
+    tiny.batch(["one", "two", "three"], max_tokens=8)
+    assert tiny.base.model.config._attn_implementation == before
+
+
+def test_growing_layers_equal_transformers_own(tiny):
+    ids = torch.randint(0, 250, (1, 90))
+    model, ours, theirs = tiny.base.model, tiny.base.new_cache(), DynamicCache()
+    with torch.inference_mode():
+        for start, stop in ((0, 70), (70, 71), (71, 90)):
+            a = model(ids[:, start:stop], past_key_values=ours).logits
+            b = model(ids[:, start:stop], past_key_values=theirs).logits
+            assert torch.equal(a, b)
+        for layer, other in zip(ours.layers, theirs.layers, strict=True):
+            keys, values = layer.update(*[torch.zeros(1, 1, 0, 16)] * 2)
+            assert torch.equal(keys, other.keys) and torch.equal(values, other.values)
+
+
+QUESTIONS = [f"question {i} " + "about the river " * (i % 4) for i in range(20)]
+
+
+def plain(result):
+    return [(p.text, p.source, p.reason, p.n_tokens) for p in result.provenance.pieces]
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.8, "seed": 3}, {"end_check": "lazy", "lookahead": 8}])
+async def test_batches_write_what_single_requests_write(tiny, options):
+    options = {"max_tokens": 40, **options}
+    alone = []
+    for question in QUESTIONS:
+        tiny.clear_cache()
+        alone.append(plain(tiny.generate(question, **options)))
+    tiny.clear_cache()
+    assert [plain(result) for result in tiny.batch(QUESTIONS, **options)] == alone
+    tiny.clear_cache()
+    assert [plain(result) for result in await tiny.abatch(QUESTIONS, **options)] == alone
+    tiny.clear_cache()
+    found: dict[str, list] = {}
+    threads = [
+        threading.Thread(target=lambda q=question: found.update({q: plain(tiny.generate(q, **options))}))
+        for question in QUESTIONS
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [found[question] for question in QUESTIONS] == alone
+
+
+def count_forwards(generator) -> list[list[int]]:
+    """Rows of each forward, base and nudging, from now on."""
+    rows: list[list[int]] = [[], []]
+    for seen, engine in zip(rows, (generator.base, generator.nudging), strict=True):
+
+        def forward(batch, real=engine.forward, seen=seen):
+            seen.append(len(batch))
+            return real(batch)
+
+        engine.forward = forward
+    return rows
+
+
+async def test_batches_share_forwards(tiny):
+    rows = count_forwards(tiny)
+    tiny.batch(QUESTIONS[:8], max_tokens=30)
+    shared = [sum(seen) / len(seen) for seen in rows]
+    assert min(shared) > 1.5 and max(shared) > 3, rows
+    for seen in rows:
+        seen.clear()
+    tiny.clear_cache()
+    await tiny.abatch(QUESTIONS[:8], max_tokens=30)
+    assert max(map(max, rows)) >= 4 and max(map(max, rows)) <= 8, rows
+
+
+def test_a_model_that_cannot_be_packed_runs_one_by_one(tiny_pair, caplog):
+    generator = NudgingGenerator.from_pretrained(*tiny_pair, NudgingConfig(max_tokens=20))
+    expected = [generator.generate(question).text for question in QUESTIONS[:4]]
+    generator.clear_cache()
+
+    def refuse(rows):
+        raise CannotPackError("this one cannot")
+
+    generator.base._packed_logits = refuse
+    assert [result.text for result in generator.batch(QUESTIONS[:4])] == expected
+    assert not generator.base.can_pack and generator.nudging.can_pack
+    assert caplog.text.count("one by one") == 1
+
+
+def test_a_wrong_packed_forward_is_noticed(tiny_pair):
+    """Some model whose attention is not what its config says: the first packed forward is checked against a single one."""
+    generator = NudgingGenerator.from_pretrained(*tiny_pair, NudgingConfig(max_tokens=20))
+    expected = [generator.generate(question).text for question in QUESTIONS[:4]]
+    generator.clear_cache()
+    real = generator.base.model.forward
+
+    def broken(*args, position_ids=None, **kwargs):
+        return real(*args, position_ids=None if position_ids is None else position_ids * 0, **kwargs)
+
+    generator.base.model.forward = broken
+    try:
+        assert [result.text for result in generator.batch(QUESTIONS[:4])] == expected
+    finally:
+        del generator.base.model.forward
+    assert not generator.base.can_pack
+
+
+async def test_more_requests_than_rows(tiny_pair):
+    generator = NudgingGenerator.from_pretrained(*tiny_pair, NudgingConfig(max_tokens=12), batch_size=3)
+    rows = count_forwards(generator)
+    expected = [generator.generate(question).text for question in QUESTIONS]
+    assert [result.text for result in generator.batch(QUESTIONS)] == expected
+    assert [result.text for result in await generator.abatch(QUESTIONS)] == expected
+    assert max(map(max, rows)) <= 3
+
+
+def test_bad_sizes(tiny_pair):
+    for name, value in (("batch_size", 0), ("cache_slots", -1), ("cache_bytes", -5)):
+        with pytest.raises(ConfigError, match=name):
+            NudgingGenerator.from_pretrained(*tiny_pair, **{name: value})
+
+
+async def test_a_cancelled_abatch_leaves_the_generator_usable(tiny):
+    expected = tiny.generate("hello").text
+    task = asyncio.create_task(tiny.abatch(QUESTIONS, max_tokens=60, repetition="off"))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await tiny.agenerate("hello")).text == expected
+    assert not any(batcher.waiting for batcher in tiny._batchers.values())
+    assert not any(batcher.pool._working for batcher in tiny._batchers.values())
+
+
+# -- the prefix cache -------------------------------------------------------------------------------------------------
+
+
+def evaluate(pool: SessionPool, session: Session, tokens: list[int]) -> None:
+    with pool.engine.lock:
+        pool.seat(session, tokens)
+        row = session.prepare(tokens, (), GREEDY)
+        session.absorb(row, pool.engine.forward([row])[0], 0.0)
+
+
+def pool_of(**options) -> SessionPool:
+    return SessionPool(FakeEngine(FakeModel("bytes", 4)), **options)
+
+
+def finished(pool: SessionPool, tokens: list[int]) -> Session:
+    session = pool.acquire()
+    evaluate(pool, session, tokens)
+    pool.release(session)
+    return session
+
+
+SHARED = list(range(100))
+
+
+def test_a_conversation_goes_on_in_its_session():
+    pool = pool_of()
+    finished(pool, [*SHARED, 1, 2, 3])
+    second = pool.acquire()
+    evaluate(pool, second, [*SHARED, 1, 2, 3, 4, 5])
+    assert second.counts.reused == 103 and second.counts.forward_tokens == 2
+    assert not pool._idle
+
+
+def test_another_question_copies_what_it_shares():
+    pool = pool_of()
+    first = finished(pool, [*SHARED, *[7] * 80])
+    second = pool.acquire()
+    evaluate(pool, second, [*SHARED, *[9] * 80])
+    assert second.counts.reused == 100 and second.counts.forward_tokens == 80
+    assert pool._idle == [first] and len(first) == 180  # the first conversation can still go on
+    third = pool.acquire()  # from one that works
+    evaluate(pool, third, [*SHARED, *[9] * 60, 1])
+    assert third.counts.reused == 160
+
+
+def test_the_least_recently_used_goes_first():
+    pool = pool_of(slots=2)
+    a, b = (finished(pool, [n] * 100) for n in (1, 2))
+    pool.release(session := pool.acquire())
+    assert pool._idle == [a, b] and session not in pool._idle  # an empty session is not worth keeping
+    again = pool.acquire()
+    evaluate(pool, again, [*[1] * 30, *[5] * 60])  # copies from a, which thereby is the most recent
+    c = finished(pool, [3] * 60)
+    assert pool._idle == [a, c]
+
+
+def test_idle_sessions_are_bounded_in_bytes():
+    pool = pool_of(slots=100, max_bytes=8 * 250)
+    for n in range(10):
+        finished(pool, [n] * 100)
+    assert pool.idle_bytes == 8 * 200
+    finished(pool, [99] * 300)  # too large by itself
+    assert pool.idle_bytes == 0
+
+
+def test_a_shared_context_is_evaluated_once_in_a_batch(tiny_pair):
+    generator = NudgingGenerator.from_pretrained(*tiny_pair, NudgingConfig(max_tokens=4))
+    context = "The river rises in the hills and runs to the sea. " * 2
+    requests = [
+        [{"role": "system", "content": context}, {"role": "user", "content": question}] for question in ("a", "b", "c")
+    ]
+    results = generator.batch(requests)
+    use = [result.provenance.base for result in results]
+    assert sorted(u.prompt_tokens_reused >= len(context) for u in use) == [False, True, True]
+    assert sum(u.forward_tokens - u.drafted for u in use) < 1.5 * use[0].prompt_tokens
+
+
+def test_sessions_that_cannot_go_back_are_not_copied():
+    pool = SessionPool(FakeEngine(FakeModel("bytes", 4), can_crop=False))
+    first = pool.acquire()
+    with pool.engine.lock:
+        first.evaluate_from_snapshot(Ask("base", SHARED, 100), GREEDY)
+    second = pool.acquire()
+    pool.seat(second, [*SHARED, 1])
+    assert len(second) == 0
+    pool.release(first)
+    third = pool.acquire()
+    pool.seat(third, [*SHARED, 1])
+    assert third.counts.reused == 100
+
+
+def test_memory_stays_flat(tiny):
+    held = []
+    for n in range(200):
+        tiny.generate(f"{n} is a number", max_tokens=6)
+        held.append(sum(batcher.pool.idle_bytes for batcher in tiny._batchers.values()))
+    assert max(held[20:]) <= 1.2 * max(held[10:20])
+    assert all(len(batcher.pool._idle) <= 8 and not batcher.pool._working for batcher in tiny._batchers.values())
