@@ -1,8 +1,8 @@
 """One model's compute for all requests at once: what is asked at the same time is answered by one forward.
 
-Every request, from whatever thread or task, puts its question down as a ``Job`` and then calls ``Batcher.work``. Whoever
-gets the engine's lock answers all jobs that wait by then, its own among them; the others find theirs done. So single
-requests run as before, and requests that come together share forwards, without a thread of its own.
+Every request, from whatever thread or task, puts its question down as a ``Job`` and then calls ``Desk.work``. Whoever gets
+the engine's lock answers all jobs that wait by then, its own among them; the others find theirs done. So a single request
+runs by itself, and requests that come together share forwards, without a thread for it.
 
 Also the place of the prefix cache: before the first forward of a request, its session takes over what earlier requests, or
 others under way, have evaluated of the same text (``SessionPool.seat``).
@@ -16,7 +16,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from .backends import Want
 from .drafting import ForwardCosts
@@ -31,8 +31,10 @@ _log = logging.getLogger("nudging_llm")
 _MAX_TOKENS = 2048
 #: A new request waits for one step if another in the same forward begins with as many tokens of the same text.
 _WORTH_WAITING = 64
-#: Longest wait for more requests to join, in seconds, and as a share of a forward.
-_GATHER_S, _GATHER_SHARE = 0.005, 0.1
+#: Longest wait for more requests to join, in seconds.
+_GATHER_S = 0.004
+#: How long to wait for another thread before looking again whether there is work, in seconds.
+_PATIENCE_S = 0.05
 
 
 class Interrupted(Exception):
@@ -49,7 +51,7 @@ class Job(Future[Prediction]):
 
 
 class Batcher:
-    """See the module's docstring.
+    """One model: its sessions, and the questions that wait for it.
 
     Args:
         pool: the model's sessions.
@@ -60,42 +62,27 @@ class Batcher:
         self.pool, self.engine, self.max_rows = pool, pool.engine, max_rows
         self.costs = ForwardCosts(pool.engine.can_crop)
         self._waiting: deque[Job] = deque()
-        self._last_s, self._last_rows = 0.0, 0  # of the last forward
 
     def submit(self, session: Session, ask: Ask, want: Want) -> Job:
-        """Put a question down. Somebody must call ``work`` until it is done."""
+        """Put a question down. Somebody must call ``Desk.work`` until it is done."""
         job = Job(session, ask, want)
         self._waiting.append(job)
         return job
-
-    def answer(self, session: Session, ask: Ask, want: Want) -> Prediction:
-        """The answer to one question, computed in this thread or by whoever computes already."""
-        while True:
-            job = self.submit(session, ask, want)
-            try:
-                while not job.done():
-                    self.work(gather=True)
-                return job.result()
-            except Interrupted:
-                continue
-            finally:
-                job.cancel()
 
     @property
     def waiting(self) -> int:
         """Questions that nobody has begun to answer."""
         return len(self._waiting)
 
-    def work(self, gather: bool = False) -> None:
-        """Run one forward for the questions that wait, if any do.
+    @property
+    def worth(self) -> float:
+        """Answers per second, if the waiting questions were answered now."""
+        rows = min(self.waiting, self.max_rows if self.engine.can_pack else 1)
+        return rows / self.costs.seconds(rows) if rows else 0.0
 
-        Args:
-            gather: other requests may be about to ask too, from other threads or an event loop: wait for them, a few
-                milliseconds at most.
-        """
+    def work(self) -> int:
+        """Answer the questions that wait, as many as one forward holds; returns how many."""
         with self.engine.lock:
-            if gather:
-                self._gather()
             jobs = self._take()
             try:
                 self._answer(jobs)
@@ -105,54 +92,52 @@ class Batcher:
                         job.session.forget()
                         job.set_exception(Interrupted())
                 raise
-
-    def _gather(self) -> None:
-        """Wait until as many ask as were answered last: those are likely to ask again at once."""
-        until = time.perf_counter() + min(_GATHER_S, _GATHER_SHARE * self._last_s)
-        while len(self._waiting) < self._last_rows and time.perf_counter() < until:
-            time.sleep(0.0005)
+        return len(jobs)
 
     def _take(self) -> list[Job]:
-        """The jobs of the next forward: as many as fit."""
         taken: list[Job] = []
         later: list[Job] = []
-        tokens = 0
         while self._waiting and len(taken) < (self.max_rows if self.engine.can_pack else 1):
             job = self._waiting.popleft()
-            if job.cancelled():
-                continue
             if not job.session.seated and self.engine.can_crop and any(_alike(job, other) for other in taken):
                 later.append(job)  # what they share is evaluated once, by the other
-                continue
-            self.pool.seat(job.session, job.ask.tokens)
-            size = job.session.missing(job.ask.tokens) + len(job.guesses)
-            if taken and tokens + size > _MAX_TOKENS:
-                later.append(job)
-                break
-            if job.set_running_or_notify_cancel():
+            elif job.set_running_or_notify_cancel():
                 taken.append(job)
-                tokens += size
         self._waiting.extendleft(reversed(later))
         return taken
 
     def _answer(self, jobs: Sequence[Job]) -> None:
-        """One forward for all jobs; where that fails, one for each."""
-        open_jobs = []
+        """One forward for all jobs that need one; several where they are too long or it fails."""
+        rows: list[Job] = []
+        size = 0
         for job in jobs:
+            try:
+                self.pool.seat(job.session, job.ask.tokens)
+            except Exception as error:
+                job.set_exception(error)
+                continue
             if (known := job.session.remembered(job.ask.tokens, job.want)) is not None:
                 job.set_result(known)
-            else:
-                open_jobs.append(job)
-        if len(open_jobs) > 1:
+                continue
+            tokens = job.session.missing(job.ask.tokens) + len(job.guesses)
+            if rows and size + tokens > _MAX_TOKENS:
+                self._answer_together(rows)
+                rows, size = [], 0
+            rows.append(job)
+            size += tokens
+        self._answer_together(rows)
+
+    def _answer_together(self, jobs: Sequence[Job]) -> None:
+        if len(jobs) > 1:
             try:
-                self._evaluate(open_jobs)
+                self._evaluate(jobs)
                 return
             except OutOfMemoryError:
                 pass
             except Exception as error:
                 self.engine.can_pack = False
                 _log.warning("%s: requests are evaluated one by one (%s)", self.engine.name, error)
-        for job in open_jobs:
+        for job in jobs:
             try:
                 self._evaluate([job])
             except Exception as error:
@@ -172,16 +157,65 @@ class Batcher:
                 rows = [job.session.prepare(job.ask.tokens, job.guesses, job.want) for job in jobs]
                 started = time.perf_counter()
                 predictions = self.engine.forward(rows)
-                self._last_s, self._last_rows = time.perf_counter() - started, len(rows)
-                self.costs.observe(sum(len(row.tokens) for row in rows), len(rows), self._last_s)
+                seconds = time.perf_counter() - started
+                self.costs.observe(sum(len(row.tokens) for row in rows), len(rows), seconds)
                 for job, row, found in zip(jobs, rows, predictions, strict=True):
-                    job.session.absorb(row, found, self._last_s / len(rows))
+                    job.session.absorb(row, found, seconds / len(rows))
         except BaseException:
             for job in jobs:
                 job.session.forget()
             raise
         for job in jobs:
             job.set_result(job.session.prediction_after(job.ask.tokens))
+
+
+class Desk:
+    """The models of one generator: decides which of them computes next.
+
+    Args:
+        batchers: one for each model.
+    """
+
+    def __init__(self, batchers: Sequence[Batcher]) -> None:
+        self._batchers = tuple(batchers)
+        self._expected = 0
+
+    @property
+    def _waiting(self) -> int:
+        return sum(batcher.waiting for batcher in self._batchers)
+
+    def work(self, gather: bool = False) -> None:
+        """Run the forward that answers most questions per second; nothing if none waits.
+
+        Args:
+            gather: other requests may be about to ask too, from other threads or an event loop: wait a few milliseconds for
+                as many questions as there were last.
+        """
+        until = time.perf_counter() + _GATHER_S
+        while gather and self._waiting < self._expected and time.perf_counter() < until:
+            time.sleep(0.0005)
+        answered = max(self._batchers, key=lambda batcher: batcher.worth).work()
+        self._expected = self._waiting + answered
+
+    def answer(self, batcher: Batcher, session: Session, ask: Ask, want: Want) -> Prediction:
+        """The answer to one question, computed in this thread or by whoever computes already."""
+        while True:
+            job = batcher.submit(session, ask, want)
+            try:
+                self.finish([job], gather=True)
+                return job.result()
+            except Interrupted:
+                continue
+            finally:
+                job.cancel()
+
+    def finish(self, jobs: Sequence[Job], gather: bool = False) -> None:
+        """Work until at least one of ``jobs`` is done."""
+        while not any(job.done() for job in jobs):
+            if self._waiting:
+                self.work(gather)
+            else:  # another thread has taken them
+                wait(jobs, timeout=_PATIENCE_S, return_when=FIRST_COMPLETED)
 
 
 def _alike(job: Job, other: Job) -> bool:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 from .voice import Model
@@ -47,9 +48,9 @@ _SETTLED = 5
 
 
 class ForwardCosts:
-    """What a forward of n tokens takes on one model: the least of its first few times at each size, in seconds.
+    """What a forward of n tokens takes on one model, in seconds: from the fastest of the first few at each size.
 
-    A size that was not seen yet is taken to cost what the next smaller one does, so that it is tried.
+    Between sizes seen the line is straight; beyond the largest it is flat, so that longer forwards are tried.
 
     Attributes:
         rows: requests that shared the last forward.
@@ -58,8 +59,9 @@ class ForwardCosts:
 
     def __init__(self, can_draft: bool = True) -> None:
         self.rows, self.can_draft = 1, can_draft
-        self._least: dict[int, float] = {}
         self._seen: dict[int, int] = {}
+        self._points: dict[int, tuple[int, float]] = {}  # by size: tokens and seconds of the fastest
+        self._line: list[tuple[int, float]] = []  # the points, tokens rising, seconds not falling
 
     def observe(self, tokens: int, rows: int, seconds: float) -> None:
         """A forward of ``tokens`` in all, for ``rows`` requests, took ``seconds``."""
@@ -68,19 +70,32 @@ class ForwardCosts:
         if size is None or self._seen.get(size, 0) >= _SETTLED:
             return
         self._seen[size] = self._seen.get(size, 0) + 1
-        self._least[size] = min(seconds, self._least.get(size, seconds))
+        if size not in self._points or seconds < self._points[size][1]:
+            self._points[size] = tokens, seconds
+            self._draw()
 
     def seconds(self, tokens: int) -> float:
         """What a forward of ``tokens`` takes; 1.0 before anything was seen."""
-        known = [cost for size, cost in self._least.items() if size // 2 < tokens]
-        return max(known, default=0.0) or min(self._least.values(), default=1.0)
+        before = (0, self._line[0][1]) if self._line else (0, 1.0)
+        for point in self._line:
+            if tokens <= point[0]:
+                share = (tokens - before[0]) / (point[0] - before[0])
+                return before[1] + share * (point[1] - before[1])
+            before = point
+        return before[1]
+
+    def _draw(self) -> None:
+        points = sorted(self._points.values())
+        slowest = accumulate((seconds for _, seconds in points), max)
+        self._line = [(tokens, seconds) for (tokens, _), seconds in zip(points, slowest, strict=True)]
 
     @classmethod
-    def fixed(cls, *pairs: tuple[int, float]) -> ForwardCosts:
+    def fixed(cls, *points: tuple[int, float]) -> ForwardCosts:
         """Given costs, (tokens, seconds) each, that do not change: for experiments and tests."""
         costs = cls()
-        costs._least = dict(pairs)
+        costs._points = dict(zip(_SIZES, points, strict=False))
         costs._seen = dict.fromkeys(_SIZES, _SETTLED)
+        costs._draw()
         return costs
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from .backends import Sampling, Want
 from .backends.transformers import TransformersEngine
-from .batching import Batcher
+from .batching import Batcher, Desk
 from .config import NudgingConfig
 from .decoder import Decode, decode, decode_alone
 from .errors import (
@@ -83,6 +83,7 @@ class NudgingGenerator:
             "base": Batcher(SessionPool(base, cache_slots, cache_bytes), batch_size),
             "nudging": Batcher(SessionPool(nudging, cache_slots, cache_bytes), batch_size),
         }
+        self._desk = Desk(tuple(self._batchers.values()))
         self._cache_watch = _CacheWatch()
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -274,7 +275,7 @@ class NudgingGenerator:
             [first, *_] = parts
             return self._cache_watch.note(parts[first].prompt, counts[first].reused, earlier)
 
-        return Run(parts, start, config, done)
+        return Run(parts, self._desk, start, config, done)
 
     def _worker(self) -> ThreadPoolExecutor:
         """One thread for each device: models on one would only wait for each other, and so would torch's threads."""

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from .backends import Want
-from .batching import Batcher, Interrupted, Job
+from .batching import Batcher, Desk, Interrupted, Job
 from .config import NudgingConfig
 from .decoder import Decode, Outcome
 from .errors import OutOfMemoryError
@@ -59,6 +59,7 @@ class Run:
 
     Args:
         parts: the models that take part.
+        desk: decides which model computes next.
         start: makes the decode, given a clock that tells the seconds worked on this request.
         config: recorded with the answer.
         done: called once with each model's counts, when the request is over.
@@ -67,11 +68,12 @@ class Run:
     def __init__(
         self,
         parts: Mapping[Model, Part],
+        desk: Desk,
         start: Callable[[Callable[[], float]], Decode],
         config: NudgingConfig,
         done: Callable[[Mapping[Model, Counts]], tuple[Warning, ...]],
     ) -> None:
-        self._parts, self._config, self._done = parts, config, done
+        self._parts, self.desk, self._config, self._done = parts, desk, config, done
         self._decode = start(self._worked_s)
         self._sessions: dict[Model, Session] = {}
         self._worked = 0.0  # seconds
@@ -130,16 +132,12 @@ class Run:
     def compute(self, ask: Ask) -> Prediction:
         """The answer, computed in this thread or by whoever computes already."""
         part = self._parts[ask.model]
-        return part.batcher.answer(self._sessions[ask.model], ask, part.want)
+        return self.desk.answer(part.batcher, self._sessions[ask.model], ask, part.want)
 
     def submit(self, ask: Ask) -> Job:
-        """Put the question down; somebody must call ``work`` of its model's batcher until it is done."""
+        """Put the question down; somebody must let the desk ``work`` until it is done."""
         part = self._parts[ask.model]
         return part.batcher.submit(self._sessions[ask.model], ask, part.want)
-
-    def batcher(self, model: Model) -> Batcher:
-        """Who computes for a model."""
-        return self._parts[model].batcher
 
     def failed(self, error: BaseException) -> FinishReason:
         """Why the request ends with ``error``. Out of memory, idle sessions go: they hold some too."""
@@ -312,7 +310,7 @@ class AsyncStream(_Streaming, AsyncIterator[Piece]):
     async def _compute(self, ask: Ask) -> Prediction:
         while True:
             self._forward = self._run.submit(ask)
-            self._executor.submit(self._run.batcher(ask.model).work, gather=True)
+            self._executor.submit(self._run.desk.work, gather=True)
             try:
                 return await asyncio.wrap_future(self._forward)
             except Interrupted:
@@ -338,24 +336,25 @@ class AsyncStream(_Streaming, AsyncIterator[Piece]):
 
 def run_together(runs: Sequence[Run], at_once: int) -> None:
     """Run requests to their ends side by side, ``at_once`` at a time, so that they share forwards."""
-    left = deque(_steps(run) for run in runs)
-    asking: dict[_Steps, tuple[Batcher, Job]] = {}
+    left = deque((run, _steps(run)) for run in runs)
+    asking: dict[_Steps, tuple[Run, Job]] = {}
     try:
         while left or asking:
-            ready = [steps for steps, (_, job) in asking.items() if job.done()]
+            ready = [(run, steps) for steps, (run, job) in asking.items() if job.done()]
             ready += [left.popleft() for _ in range(min(len(left), at_once - len(asking)))]
-            for steps in ready:
+            for run, steps in ready:
                 asking.pop(steps, None)
-                if (question := next(steps, None)) is not None:
-                    asking[steps] = question
+                if (job := next(steps, None)) is not None:
+                    asking[steps] = run, job
             if asking:
-                max((batcher for batcher, _ in asking.values()), key=lambda batcher: batcher.waiting).work()
+                [(run, _), *_] = asking.values()
+                run.desk.finish([job for _, job in asking.values()])
     finally:
-        for steps in (*asking, *left):
+        for steps in (*asking, *(steps for _, steps in left)):
             steps.close()
 
 
-_Steps = Generator[tuple[Batcher, Job], None, None]
+_Steps = Generator[Job, None, None]
 
 
 def _steps(run: Run) -> _Steps:
@@ -368,7 +367,7 @@ def _steps(run: Run) -> _Steps:
                 if isinstance(event, Ask) and (reply := run.remembered(event)) is None:
                     job = run.submit(event)
                     try:
-                        yield run.batcher(event.model), job
+                        yield job
                         reply = job.result()
                     except Interrupted:
                         continue

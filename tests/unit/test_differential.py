@@ -8,7 +8,7 @@ import time
 import pytest
 
 from nudging_llm.backends import GREEDY
-from nudging_llm.batching import Batcher
+from nudging_llm.batching import Batcher, Desk
 from nudging_llm.config import NudgingConfig
 from nudging_llm.decoder import decode
 from nudging_llm.drafting import ForwardCosts
@@ -84,7 +84,13 @@ def run_for(models, prompt, rules, drafting, batchers, costs=None) -> Run:
         "nudging": Part(batchers[1], GREEDY, nudging.encode("")),
     }
     costs = costs or {model: part.batcher.costs for model, part in parts.items()}
-    return Run(parts, lambda clock: decode(base, nudging, config, MARKERS, clock, costs), config, lambda counts: ())
+    return Run(
+        parts,
+        Desk(batchers),
+        lambda clock: decode(base, nudging, config, MARKERS, clock, costs),
+        config,
+        lambda counts: (),
+    )
 
 
 def fast(

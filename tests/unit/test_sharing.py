@@ -142,7 +142,7 @@ async def test_batches_share_forwards(tiny):
     rows = count_forwards(tiny)
     tiny.batch(QUESTIONS[:8], max_tokens=30)
     shared = [sum(seen) / len(seen) for seen in rows]
-    assert min(shared) > 1.5 and max(shared) > 3, rows
+    assert min(shared) > 2, rows
     for seen in rows:
         seen.clear()
     tiny.clear_cache()
