@@ -41,7 +41,7 @@ from tests.conftest import data_folder
 #: Options of ``NudgingConfig`` by name. The first setting, or the first that ``--settings`` names, is the reference.
 SETTINGS: dict[str, dict[str, Any]] = {
     "K=16": {"lookahead": 16, "end_check": "lookahead"},
-    "lazy": {"lookahead": 16, "end_check": "lazy"},
+    "sentence": {"lookahead": 16, "end_check": "sentence"},
     "K=8": {"lookahead": 8, "end_check": "lookahead"},
     "K=4": {"lookahead": 4, "end_check": "lookahead"},
 }

@@ -119,7 +119,7 @@ class Batcher:
             if (known := job.session.remembered(job.ask.tokens, job.want)) is not None:
                 job.set_result(known)
                 continue
-            tokens = job.session.missing(job.ask.tokens) + len(job.guesses)
+            tokens = job.session.missing(job.ask.tokens) + len(job.guesses) if len(jobs) > 1 else 0
             if rows and size + tokens > _MAX_TOKENS:
                 self._answer_together(rows)
                 rows, size = [], 0

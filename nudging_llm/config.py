@@ -70,11 +70,11 @@ class NudgingConfig(BaseModel):
     top_k: int | None = Field(None, ge=1, description="Sample among this many most likely tokens.")
     seed: int | None = Field(None, ge=0, description="Seed of the sampling; None draws one and records it.")
     nudging_temperature: float = Field(0.0, ge=0, description="As temperature, for the nudging model's tokens.")
-    end_check: Literal["lookahead", "lazy"] = Field(
+    end_check: Literal["lookahead", "sentence"] = Field(
         "lookahead",
         description="When the nudging model's end of text ends the answer. 'lookahead' (paper): wherever it comes within "
-        "K tokens. 'lazy': only where the base model does not take over before it; so the lookahead need not be computed "
-        "to its end, which costs less.",
+        "K tokens at the start of a round. 'sentence': where it comes before the base model takes over, or where a base run "
+        "has ended a sentence or line; the lookahead need not be computed to its end, which costs less.",
     )
     drafting: bool = Field(True, description="Evaluate guessed tokens ahead. Changes the cost, never the text.")
 
@@ -95,7 +95,14 @@ class NudgingConfig(BaseModel):
         markers, at most 150 rounds, length checked between rounds.
         """
         return cls(
-            **{"max_rounds": 150, "length_check": "round", "role_markers": False, "repetition": "paper", **values}
+            **{
+                "max_rounds": 150,
+                "length_check": "round",
+                "role_markers": False,
+                "repetition": "paper",
+                "end_check": "lookahead",
+                **values,
+            }
         )
 
     def updated(self, changes: Mapping[str, Any]) -> NudgingConfig:
@@ -139,6 +146,12 @@ class NudgingConfig(BaseModel):
             raise ValueError(
                 f"threshold={self.threshold:g} is outside 0 … {limit:g} for gate {gate_name(self.gate)!r}.{percent}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _chunks_are_not_sentences(self) -> NudgingConfig:
+        if self.repetition == "paper" and self.end_check != "lookahead":
+            raise ValueError("repetition='paper' reads base runs in chunks: it needs end_check='lookahead'")
         return self
 
     @field_serializer("gate")

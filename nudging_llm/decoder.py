@@ -28,7 +28,9 @@ from .voice import Ask, Model, TextStream, Voice
 
 #: Tokens by which a completion may be longer than K, so that its last character is whole (UTF-8 has at most 4 bytes).
 _REST_OF_CHARACTER = 3
-#: Tokens by which a lazy completion goes on where no hand-over was found in it.
+#: What ends a sentence, besides a line's end.
+_SENTENCE_ENDS = (".", "!", "?", "\u3002", "\uff01", "\uff1f")  # the last three: Chinese and Japanese
+#: Tokens by which a completion goes on where no hand-over was found in it.
 _NEXT_LOOK = 3
 
 
@@ -156,7 +158,7 @@ class _Decoder:
         self.why = Reason.OPENING
         self.at_end: Prediction | None = None
         self.base_ended = False
-        self.cut_at_marker = self.cut_at_length = False
+        self.cut_at_marker = self.cut_at_length = self.ended_in_run = False
         self.context_full: Model | None = None
         self.likely: list[int] = []  # how the base run may go on: prompt, answer and completion as its tokens
 
@@ -197,7 +199,8 @@ class _Decoder:
             # 3. The base model writes while it is sure.
             if nudge.hand_over is not None and not self._capped_by(0):
                 yield from self._hand_over(*nudge.hand_over)
-                if self.answer.finish_reason or (self.base_ended and self.config.stop_on == "either"):
+                by_base = self.base_ended and self.config.stop_on == "either"
+                if self.answer.finish_reason or by_base or self.ended_in_run:
                     return "stop"
                 if self.cut_at_length:
                     return "length"
@@ -209,12 +212,12 @@ class _Decoder:
         """A round's nudge, and whether the answer ends with it.
 
         ``end_check="lookahead"`` (paper): the completion is made first, and an end of text in it ends the answer.
-        ``end_check="lazy"``: it is made as far as needed to find a hand-over; it ends the answer if there is none before
+        ``end_check="sentence"``: it is made as far as needed to find a hand-over; it ends the answer if there is none before
         its end of text.
         """
         completion = _Completion(self.voices["nudging"], self.answer.text)
         why, at_end = self.why, self.at_end
-        lazy = self.config.end_check == "lazy"
+        lazy = self.config.end_check == "sentence"
         size = self.drafter.first_look() if lazy else self.config.lookahead
         while not completion.whole:
             yield from self._complete(completion, min(size, self.config.lookahead))
@@ -362,9 +365,30 @@ class _Decoder:
             if gated and not self.gate.confident(prediction, self.config.threshold):
                 self.why, self.at_end = Reason.UNCERTAIN, prediction
                 break
+            if (
+                gated
+                and not waiting
+                and not voice.is_end(prediction.token)
+                and (yield from self._nudging_ends_here(text))
+            ):
+                self.ended_in_run = True
+                break
         else:
             self._base_stopped(prediction)
         self.answer.unwatch_markers()
+
+    def _nudging_ends_here(self, written: str) -> Asking:
+        """end_check="sentence": whether a base run has come to the end of a sentence, with ``written``, and the nudging
+        model would end its text there."""
+        if self.config.end_check != "sentence" or self.config.stop_on == "both":
+            return False
+        line = self.answer.text.rstrip()
+        ended = line.endswith(_SENTENCE_ENDS)
+        if not (ended if written.strip() else "\n" in written and not ended):
+            return False
+        voice = self.voices["nudging"]
+        prediction = yield from self._predict("nudging", voice.encode(self.answer.text))
+        return voice.is_end(prediction.token)
 
     def _guess_of_run(self, tokens: list[int]) -> Asking:
         """How a base run may go on: as the nudging model's completion did, or as it writes ahead now where that pays."""

@@ -39,7 +39,7 @@ _PRIOR: dict[Source, float] = {
 _PRIOR_WEIGHT = 6.0  # guesses
 #: Most guesses in one forward.
 _LONGEST = 24
-#: Tokens of a lazy completion: at first, and at least.
+#: Tokens of a completion that is made as far as needed: at first, and at least.
 _FIRST_LOOK, _SHORTEST_LOOK = 5, 2
 #: Numbers of tokens for which the time of a forward is kept.
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -230,11 +230,11 @@ class Drafter:
         self._open.pop(model, None)
 
     def first_look(self) -> int:
-        """How many tokens of a lazy completion to make before the base model is asked: what recent rounds needed, and one."""
+        """How many tokens of a completion to make before the base model is asked: what recent rounds needed, and one."""
         return max(_SHORTEST_LOOK, round(self._look) + 1)
 
     def looked(self, tokens: float) -> None:
-        """A lazy completion was needed to about ``tokens`` tokens."""
+        """A completion was needed to about ``tokens`` tokens."""
         self._look += (tokens - self._look) / 4
 
     def _record(self, model: Model, source: Source) -> _Record:

@@ -81,7 +81,7 @@ class Session:
         """How many leading ``tokens`` this session has evaluated already."""
         path = self._path
         n = min(len(path), len(tokens))
-        if path[:n] == tokens[:n]:
+        if (path if n == len(path) else path[:n]) == (tokens if n == len(tokens) else tokens[:n]):
             return n
         low, high = 0, n  # path[:low] agrees, path[:high] does not
         while high - low > 1:
@@ -98,12 +98,13 @@ class Session:
 
     def remembered(self, tokens: Sequence[int], want: Want) -> Prediction | None:
         """The prediction after ``tokens`` if it is known already; never computes."""
-        at = len(tokens) - 1
+        at, path = len(tokens) - 1, self._path
         if (
-            at < len(self._path)
+            at < len(path)
+            and path[at] == tokens[at]
             and (known := self._known.get(at))
             and known[0] == want
-            and self._path[: at + 1] == tokens
+            and (path if at + 1 == len(path) else path[: at + 1]) == tokens
         ):
             if at in self._drafts:
                 self._drafts.discard(at)

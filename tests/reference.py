@@ -59,7 +59,9 @@ class Rules:
     markers: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     stop_on: str = "nudging"
-    lazy: bool = False  # an end of text counts only where no hand-over comes before it
+    sentence: bool = (
+        False  # an end of text counts only before a hand-over, and where a base run ends a sentence or line
+    )
 
 
 @dataclass
@@ -194,7 +196,7 @@ class Slow:
             round_ += 1
             y = self.y
             c, said_end = self.nudge()
-            ended = said_end and not (r.lazy and c and self.hand_over_in(c, y))
+            ended = said_end and not (r.sentence and c and self.hand_over_in(c, y))
             if ended and r.stop_on == "both":
                 ended = (not c and base_ended) or self.at(y + c)[0] in self.base.ends
             # split
@@ -294,7 +296,7 @@ class Slow:
                 begun, waiting = ((token, prob), reason), 0
             run.append(token)
             waiting += 1
-            text = self.base.grown(run)
+            text, before = self.base.grown(run), done
             if not self._partial(run):
                 p, why = begun
                 if not self.write(
@@ -308,6 +310,18 @@ class Slow:
             reason = "confident"
             if not self.sure((token, prob)):
                 return "uncertain", (token, prob), False
+            asks = token not in self.base.ends and not waiting and self.ends_sentence(text, before)
+            if asks and self.nudging.next(self.nudging.tokens(self.y))[0] in self.nudging.ends:
+                self.finish = "stop"
+                raise Stopped
+
+    def ends_sentence(self, text: str, before: str) -> bool:
+        """Whether the last token of a run, which took it from ``before`` to ``text``, ended a sentence or a line."""
+        if not self.rules.sentence or self.rules.stop_on == "both":
+            return False
+        ends = self.y.rstrip()[-1:] in set(".!?\u3002\uff01\uff1f")
+        new = text[len(before) :]
+        return ends if new.strip() else ("\n" in new and not ends)
 
     def _partial(self, run) -> bool:
         return bool(self.base.split(run)[1])

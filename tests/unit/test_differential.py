@@ -42,7 +42,7 @@ def random_case(seed: int):
         markers=() if paper else MARKERS,
         stop=rng.choice([(), (), (".",), ("at.", "t"), ("\n\n", " the the")]),
         stop_on="nudging" if paper else rng.choice(["nudging", "nudging", "either", "both"]),
-        lazy=not paper and rng.random() < 0.5,
+        sentence=not paper and rng.random() < 0.5,
     )
     return models, rng.choice(PROMPTS), rules
 
@@ -58,7 +58,7 @@ def config_for(rules: Rules, drafting: bool) -> NudgingConfig:
         stop=rules.stop,
         stop_on=rules.stop_on,
         role_markers=not rules.paper,
-        end_check="lazy" if rules.lazy else "lookahead",
+        end_check="sentence" if rules.sentence else "lookahead",
         repetition="paper" if rules.paper else "guard" if rules.guard else "off",
         drafting=drafting,
     )

@@ -101,7 +101,7 @@ def plain(result):
     return [(p.text, p.source, p.reason, p.n_tokens) for p in result.provenance.pieces]
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.8, "seed": 3}, {"end_check": "lazy", "lookahead": 8}])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.8, "seed": 3}, {"end_check": "sentence", "lookahead": 8}])
 async def test_batches_write_what_single_requests_write(tiny, options):
     options = {"max_tokens": 40, **options}
     alone = []
