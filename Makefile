@@ -17,8 +17,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)           ## speed, side by side in one run
-	$(BIN)/python -m benchmarks.speed
+bench: $(READY)           ## speed, side by side in one run; figures and picture go to build/
+	mkdir -p build
+	$(BIN)/python -m benchmarks.speed --out build/speed-bfloat16.json --dtype bfloat16
+	$(BIN)/python -m benchmarks.speed --out build/speed-float32.json --dtype float32
+	$(BIN)/python -m benchmarks.plot build/speed-bfloat16.json build/speed-float32.json --out build/speed.png
+	$(BIN)/python -m benchmarks.scaling
 
 docs: $(READY)            ## regenerate what is generated from the code
 	$(BIN)/python -m benchmarks.schema

@@ -71,7 +71,7 @@ class NudgingConfig(BaseModel):
     seed: int | None = Field(None, ge=0, description="Seed of the sampling; None draws one and records it.")
     nudging_temperature: float = Field(0.0, ge=0, description="As temperature, for the nudging model's tokens.")
     end_check: Literal["lookahead", "sentence"] = Field(
-        "lookahead",
+        "sentence",
         description="When the nudging model's end of text ends the answer. 'lookahead' (paper): wherever it comes within "
         "K tokens at the start of a round. 'sentence': where it comes before the base model takes over, or where a base run "
         "has ended a sentence or line; the lookahead need not be computed to its end, which costs less.",
@@ -91,8 +91,8 @@ class NudgingConfig(BaseModel):
     def paper(cls, **values: Any) -> NudgingConfig:
         """The released code's rules, heuristics included (paper section 3 and appendix; K = 16, γ = 0.4).
 
-        Differs from the default in: both repetition rules of the released code instead of the guard, no role
-        markers, at most 150 rounds, length checked between rounds.
+        Differs from the default in: the end looked for within all K tokens of every round, both repetition rules of the
+        released code instead of the guard, no role markers, at most 150 rounds, length checked between rounds.
         """
         return cls(
             **{

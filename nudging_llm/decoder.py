@@ -225,6 +225,7 @@ class _Decoder:
                 self.why, self.at_end = why, at_end
                 nudge = yield from self._settle_words(completion, ended=False)
                 if nudge is not None and (nudge.hand_over is not None or not completion.ended):
+                    self._remember_proposal(completion)
                     used = sum(map(len, nudge.words)) + 2  # characters: up to the next word's first
                     self.drafter.looked(min(1.0, used / len(completion.text)) * len(completion))
                     return nudge, False
@@ -233,7 +234,15 @@ class _Decoder:
         ended = completion.ended
         if ended and self.config.stop_on == "both":
             ended = yield from self._base_agrees_to_end(completion.text)
-        return (yield from self._settle_words(completion, ended)), ended
+        nudge = yield from self._settle_words(completion, ended)
+        self._remember_proposal(completion)
+        return nudge, ended
+
+    def _remember_proposal(self, completion: _Completion) -> None:
+        """What of a completion is not used now may come later, word for word."""
+        settled = len(self.voices["base"].encode(self.answer.text))
+        self.drafter.proposed("base", self.likely[max(0, settled - 2) :])
+        self.drafter.proposed("nudging", completion.tokens[max(0, completion.settled - 2) :])
 
     def _complete(self, completion: _Completion, size: int) -> Asking:
         """Let the nudging model go on, greedily, to ``size`` tokens, the rest of a character, or its end of text."""
@@ -398,7 +407,10 @@ class _Decoder:
         size = self.drafter.ahead(tokens)
         if not size or base.encode(answer) != tokens:
             return None
-        completion = _Completion(self.voices["nudging"], answer)
+        voice = self.voices["nudging"]
+        completion = _Completion(voice, answer)
+        if voice.context_length is not None and completion.settled + size > voice.context_length:
+            return None
         yield from self._complete(completion, size)
         ahead = base.encode(answer + completion.text)
         return ("ahead", ahead[len(tokens) :]) if ahead[: len(tokens)] == tokens else None

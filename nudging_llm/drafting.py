@@ -37,6 +37,7 @@ _PRIOR: dict[Source, float] = {
     "look-up 3": 0.55,
 }
 _PRIOR_WEIGHT = 6.0  # guesses
+_LOOK_UPS: tuple[tuple[int, Source], ...] = ((3, "look-up 3"), (2, "look-up 2"))
 #: Most guesses in one forward.
 _LONGEST = 24
 #: Tokens of a completion that is made as far as needed: at first, and at least.
@@ -125,25 +126,34 @@ class LookUp:
     """Finds where the last tokens of a text stood before, and what followed there."""
 
     def __init__(self) -> None:
-        self._history: list[int] = []
-        self._after: dict[tuple[int, ...], int] = {}  # what follows two or three tokens stands there in the history
+        self._text: list[int] = []
+        self._after: dict[
+            tuple[int, ...], tuple[list[int], int]
+        ] = {}  # what follows two or three tokens: where it stands
+
+    def read(self, tokens: Sequence[int]) -> None:
+        """The text is ``tokens`` now. What was read before stays, even if the text was tokenised anew since."""
+        start = len(self._text)
+        self._text += tokens[start:]
+        self._index(self._text, start)
 
     def add(self, tokens: Sequence[int]) -> None:
-        """Remember a piece of text."""
-        start = len(self._history)
-        self._history += tokens
-        for at in range(start + 2, len(self._history)):
-            self._after[tuple(self._history[at - 2 : at])] = at
-            if at >= start + 3:
-                self._after[tuple(self._history[at - 3 : at])] = at
+        """Remember a piece of another text."""
+        self._index(list(tokens), 0)
 
     def find(self, tail: Sequence[int]) -> tuple[Source, list[int]] | None:
         """What followed the last three, else the last two, tokens of ``tail`` where they stood last."""
-        if (at := self._after.get(tuple(tail[-3:]))) is not None and len(tail) >= 3:
-            return "look-up 3", self._history[at : at + _LONGEST]
-        if (at := self._after.get(tuple(tail[-2:]))) is not None:
-            return "look-up 2", self._history[at : at + _LONGEST]
+        for n, source in _LOOK_UPS:
+            if len(tail) >= n and (found := self._after.get(tuple(tail[-n:]))):
+                text, at = found
+                return source, text[at : at + _LONGEST]
         return None
+
+    def _index(self, text: list[int], start: int) -> None:
+        for at in range(start, len(text)):
+            for n, _ in _LOOK_UPS:
+                if at >= n:
+                    self._after[tuple(text[at - n : at])] = text, at
 
 
 class Drafter:
@@ -161,15 +171,12 @@ class Drafter:
         self._open: dict[Model, _Guess] = {}
         self._asked: dict[Model, int] = {}  # length of the text at the last forward
         self._look_up: dict[Model, LookUp] = {model: LookUp() for model in models}
-        self._read: dict[Model, int] = {}  # how much of the text the look-up knows
         self._look = float(_FIRST_LOOK)
 
     def written(self, model: Model, tokens: Sequence[int]) -> None:
         """The text has come so far."""
-        read = self._read.get(model, 0)
-        if self._on and len(tokens) > read:
-            self._look_up[model].add(tokens[max(0, read - 3) :])
-            self._read[model] = len(tokens)
+        if self._on:
+            self._look_up[model].read(tokens)
 
     def proposed(self, model: Model, tokens: Sequence[int]) -> None:
         """Tokens were proposed that the answer did not use."""

@@ -181,13 +181,13 @@ class NudgingGenerator:
 
         All requests are checked before the first computes. If one fails, the others stop.
         """
-        runs = [self._run(messages, options) for messages in requests]
+        runs = [self._run(messages, options) for messages in _several(requests)]
         run_together(runs, self.batch_size)
         return [run.result for run in runs]
 
     async def abatch(self, requests: Sequence[Messages], **options: Any) -> list[Result]:
         """As ``batch``, without blocking the event loop."""
-        streams = [self.astream(messages, **options) for messages in requests]
+        streams = [self.astream(messages, **options) for messages in _several(requests)]
         gate = asyncio.Semaphore(self.batch_size)
         tasks = [asyncio.ensure_future(_acollect(stream, gate)) for stream in streams]
         try:
@@ -284,6 +284,12 @@ class NudgingGenerator:
                 devices = {str(getattr(engine, "device", "")) for engine in (self.base, self.nudging)}
                 self._executor = ThreadPoolExecutor(len(devices), thread_name_prefix="nudging-forward")
             return self._executor
+
+
+def _several(requests: Sequence[Messages]) -> Sequence[Messages]:
+    if isinstance(requests, (str, bytes, Mapping)) or not hasattr(requests, "__iter__"):
+        raise MessageError(f"requests={requests!r}: give a list of questions, each a text or a list of messages.")
+    return requests
 
 
 def _collect(stream: Stream) -> Result:

@@ -309,19 +309,24 @@ class AsyncStream(_Streaming, AsyncIterator[Piece]):
 
     async def _compute(self, ask: Ask) -> Prediction:
         while True:
-            self._forward = self._run.submit(ask)
-            self._executor.submit(self._run.desk.work, gather=True)
+            job = self._forward = self._run.submit(ask)
+            job.add_done_callback(self._forward_done)
+            self._executor.submit(self._run.desk.finish, [job], gather=True)
             try:
-                return await asyncio.wrap_future(self._forward)
+                return await asyncio.wrap_future(job)
             except Interrupted:
                 continue
 
+    def _forward_done(self, _: Future[Prediction]) -> None:
+        self._forward = None  # it holds the session, and the session its cache
+
     def _end(self, reason: FinishReason) -> None:
         """End the run once the forward under way, if any, has left its session."""
-        if self._forward is None or self._forward.done() or self._forward.cancel():
+        forward = self._forward
+        if forward is None or forward.done():
             self._run.end(reason)
         elif not self._run.over:
-            self._run.leave(reason, self._forward)
+            self._run.leave(reason, forward)
 
     async def aclose(self) -> None:
         """Stop. What was written stays in ``pieces``."""
@@ -372,7 +377,7 @@ def _steps(run: Run) -> _Steps:
                     except Interrupted:
                         continue
                     finally:
-                        job.cancel()
+                        run.desk.withdraw(job)
                 event = run.advance(reply)
         except BaseException as error:
             run.end(run.failed(error))

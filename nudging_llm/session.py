@@ -27,6 +27,8 @@ from .voice import Ask
 
 #: A session is taken over, not copied, if that loses at most as many of its tokens.
 _LOSS = 32
+#: Tokens to copy beyond a prompt that is asked again: the answer, likely.
+_ANSWER = 1024
 #: Fewer common tokens than this are not worth a copy.
 _WORTH_COPYING = 16
 
@@ -72,8 +74,9 @@ class Session:
 
     @property
     def nbytes(self) -> int:
-        """Memory of its cache."""
-        return self._engine.cache_bytes(self._cache)
+        """Memory of its caches."""
+        saved = self._engine.cache_bytes(self._snapshot[1]) if self._snapshot else 0
+        return self._engine.cache_bytes(self._cache) + saved
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
@@ -122,16 +125,16 @@ class Session:
         """Go back to what ``tokens`` shares with the path; what a forward must evaluate."""
         keep = min(self.common_prefix(tokens), len(tokens) - 1)
         self._rewind(keep)
-        self._drafts.update(range(len(tokens), len(tokens) + len(guesses)))
-        self.counts.drafted += len(guesses)
         return Row(self._cache, [*tokens[keep:], *guesses], keep, 1 + len(guesses), want)
 
-    def absorb(self, row: Row, predictions: Sequence[Prediction], seconds: float) -> None:
-        """A forward has evaluated ``row``."""
+    def absorb(self, row: Row, guesses: int, predictions: Sequence[Prediction], seconds: float) -> None:
+        """A forward has evaluated ``row``, the last ``guesses`` tokens of which were guessed."""
+        self.counts.drafted += guesses
         self.counts.forwards += 1
         self.counts.forward_tokens += len(row.tokens)
         self.counts.seconds += seconds
         self._path.extend(row.tokens)
+        self._drafts.update(range(len(self._path) - guesses, len(self._path)))
         for at, prediction in enumerate(predictions, start=len(self._path) - len(predictions)):
             self._known[at] = (row.want, prediction)
 
@@ -156,7 +159,7 @@ class Session:
         row = Row(self._cache, tokens, len(self._path), 1, want)
         started = time.perf_counter()
         [predictions] = self._engine.forward([row])
-        self.absorb(row, predictions, time.perf_counter() - started)
+        self.absorb(row, 0, predictions, time.perf_counter() - started)
 
     def _rewind(self, keep: int) -> None:
         """Go back to the first ``keep`` tokens of the path."""
@@ -175,6 +178,7 @@ class Session:
         """Empty: nothing evaluated, nothing known."""
         self._cache = self._engine.new_cache()
         self._path, self._known, self._drafts, self._snapshot = [], {}, set(), None
+        self.counts.reused = 0
 
     # -- taking over --------------------------------------------------------------------------------------------------
 
@@ -188,6 +192,19 @@ class Session:
         self._cache = self._engine.copy_prefix(other._cache, length)
         self._path = other._path[:length]
         self._known = {at: known for at, known in other._known.items() if at < length}
+
+    def usable(self, tokens: Sequence[int]) -> int:
+        """How many leading ``tokens`` need no forward if a request goes on from here: less than is shared where the cache cannot
+        be cropped."""
+        shared = self.common_prefix(tokens)
+        if self._engine.can_crop or shared == len(self._path):
+            return shared
+        saved = len(self._snapshot[0]) if self._snapshot else 0
+        return saved if saved <= shared else 0
+
+    def extends(self, other: Session) -> bool:
+        """Whether this one holds all that ``other`` holds."""
+        return other._path == self._path[: len(other._path)]
 
 
 class SessionPool:
@@ -227,26 +244,23 @@ class SessionPool:
         if session.seated:
             return
         session.seated = True
+        can_crop = self.engine.can_crop
         with self._lock:
             self._take_back()
-            idle = _best(self._idle, tokens)
-            if (
-                idle is not None
-                and (shared := idle.common_prefix(tokens))
-                and (not self.engine.can_crop or shared + _LOSS >= min(len(idle), len(tokens)))
-            ):
-                self._idle.remove(idle)
-                session.take_over(idle)
-            elif self.engine.can_crop:
-                best = _best([*self._working, *self._idle], tokens)
-                shared = best.common_prefix(tokens) if best is not None else 0
-                if best is None or best is session or shared < _WORTH_COPYING:
-                    return
-                session.copy_prefix(best, shared)
-                if best in self._idle:
+            others = [other for other in self._working if other is not session] if can_crop else []
+            best = max([*self._idle, *others], key=lambda other: other.usable(tokens), default=None)
+            shared = best.usable(tokens) if best is not None else 0
+            if best is None or not shared:
+                return
+            if best in self._idle and (not can_crop or len(best) - shared <= _LOSS):
+                self._idle.remove(best)
+                session.take_over(best)
+            elif shared >= _WORTH_COPYING:
+                session.copy_prefix(best, shared if shared < len(tokens) else min(len(best), shared + _ANSWER))
+                if best in self._idle:  # the most recently used
                     self._idle.remove(best)
                     self._idle.append(best)
-            session.counts.reused = session.common_prefix(tokens)
+            session.counts.reused = min(shared, session.common_prefix(tokens))
 
     def release(self, session: Session) -> None:
         """Give a session back. Never waits: an abandoned stream may call this while the garbage is collected."""
@@ -267,12 +281,9 @@ class SessionPool:
         while self._returned:
             session = self._returned.popleft()
             self._working.discard(session)
-            if len(session):
+            if len(session) and session.nbytes <= self._max_bytes:
+                self._idle = [other for other in self._idle if not session.extends(other)]
                 self._idle.append(session)
         held = [session.nbytes for session in self._idle]
         while self._idle and (len(self._idle) > self._slots or sum(held) > self._max_bytes):
             del self._idle[0], held[0]
-
-
-def _best(sessions: Sequence[Session], tokens: Sequence[int]) -> Session | None:
-    return max(sessions, key=lambda session: session.common_prefix(tokens), default=None)

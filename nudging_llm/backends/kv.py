@@ -25,7 +25,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 PACKED = "nudging_packed"
 #: Queries of one text that are attended at once: bounds the size of the mask.
 _QUERIES = 1024
-_SPARE = 64  # positions
+_LEAST_SPARE, _MOST_SPARE = 64, 2048  # positions
 
 
 class GrowingLayer(DynamicLayer):
@@ -66,7 +66,8 @@ class GrowingLayer(DynamicLayer):
     def _with_room(self, store: torch.Tensor | None, like: torch.Tensor, end: int) -> torch.Tensor:
         if store is not None and store.shape[-2] >= end:
             return store
-        grown = like.new_empty(*like.shape[:-2], end + end // 4 + _SPARE, like.shape[-1])
+        spare = max(_LEAST_SPARE, min(end // 4, _MOST_SPARE))
+        grown = like.new_empty(*like.shape[:-2], end + spare, like.shape[-1])
         if store is not None:
             grown[..., : self.length, :] = store[..., : self.length, :]
         return grown
@@ -102,7 +103,7 @@ class PackedRows:
 
     def __init__(self, caches: Sequence[Cache], lengths: Sequence[int]) -> None:
         self._caches, self.lengths = caches, lengths
-        self._masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
+        self._masks: dict[tuple[int, int, int | None, torch.device], torch.Tensor] = {}
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -119,7 +120,7 @@ class PackedRows:
 
     def mask(self, queries: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor:
         """Which of ``keys`` positions the last ``queries`` of them may see, [queries, keys]."""
-        name = (queries, keys, window)
+        name = (queries, keys, window, device)
         if name not in self._masks:
             key = torch.arange(keys, device=device)
             query = torch.arange(keys - queries, keys, device=device)[:, None]
@@ -142,6 +143,8 @@ def _packed_attention(
     """Attention, text by text. Shapes: query [1, heads, n of all texts, size]; result [1, n of all texts, heads, size]."""
     if any(kwargs.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
         raise NotImplementedError("this model's attention is not packed")
+    if sliding_window is None and _slides(module):
+        raise NotImplementedError("this model tells its window by the mask only")
     found = []
     for mine, (keys, values) in zip(query.split(key.lengths, dim=2), value, strict=True):
         left = mine.shape[2]
@@ -168,8 +171,23 @@ def _attend(
     if n == 1:  # heads that share their keys stand side by side as queries: no mask, nothing repeated
         shared = query.reshape(1, keys.shape[1], groups, -1)
         return scaled_dot_product_attention(shared, keys, values, scale=scaling).reshape(1, heads, 1, -1)
-    mask = rows.mask(n, stop - start, window, query.device)
-    return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=groups > 1)
+    if query.device.type != "cpu" and groups > 1:  # with a mask, kernels that share keys fall back to a slow one there
+        keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
+    fresh = n == stop and (window is None or n <= window)  # plainly causal: no mask to make
+    mask = None if fresh else rows.mask(n, stop - start, window, query.device)
+    gqa = heads != keys.shape[1]
+    return scaled_dot_product_attention(
+        query, keys, values, attn_mask=mask, is_causal=fresh, scale=scaling, enable_gqa=gqa
+    )
+
+
+def _slides(module: torch.nn.Module) -> bool:
+    """Whether the config says that this layer has a sliding window."""
+    config = getattr(module, "config", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return bool(kinds[getattr(module, "layer_idx", 0)] == "sliding_attention")
+    return getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
 
 
 AttentionInterface.register(PACKED, _packed_attention)

@@ -12,11 +12,13 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
@@ -31,6 +33,9 @@ from .kv import PackedRows, cache_bytes, copy_prefix, growing_cache, packed_atte
 _CROPPABLE_LAYERS = frozenset({"DynamicLayer", "DynamicSlidingWindowLayer"})
 _SHARED_WITH_TOKENIZER = frozenset({"revision", "trust_remote_code", "token", "cache_dir", "local_files_only"})
 _TOO_LARGE = ("out of memory", "can't allocate memory", "not enough memory")
+
+#: One lock for each model, however many engines share it: a packed forward changes its attention meanwhile.
+_LOCKS: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
 
 
 class TransformersEngine:
@@ -69,7 +74,7 @@ class TransformersEngine:
         self._text_config = text_config
         self.can_pack = self.can_crop and "position_ids" in parameters and _attends_by_name(model, text_config)
         self._packing_checked = False
-        self.lock = threading.Lock()
+        self.lock = _LOCKS.setdefault(model, threading.Lock())
 
     @classmethod
     def load(
@@ -137,23 +142,29 @@ class TransformersEngine:
         return growing_cache() if self.can_crop else DynamicCache(config=self._text_config)
 
     def forward(self, rows: Sequence[Row]) -> list[list[Prediction]]:
-        with torch.inference_mode():
-            try:
-                logits = self._logits(rows[0]) if len(rows) == 1 else self._packed_logits(rows)
-                return _statistics(logits, rows)
-            except (RuntimeError, MemoryError) as error:
-                if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(
-                    words in str(error).lower() for words in _TOO_LARGE
-                ):
-                    raise
-                detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-                error.__traceback__ = None  # it holds the frames that hold the tensors
+        new, past = sum(len(row.tokens) for row in rows), sum(row.past for row in rows)
+        with torch.inference_mode(), self._memory(f"evaluating {new:,} tokens after {past:,}"):
+            logits = self._logits(rows[0]) if len(rows) == 1 else self._packed_logits(rows)
+            return _statistics(logits, rows)
+
+    @contextmanager
+    def _memory(self, what: str) -> Iterator[None]:
+        """Turns want of memory, which comes in several guises, into ``OutOfMemoryError``."""
+        try:
+            yield
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(
+                words in str(error).lower() for words in _TOO_LARGE
+            ):
+                raise
+            detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+            error.__traceback__ = None  # it holds the frames that hold the tensors
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        new, past = sum(len(row.tokens) for row in rows), sum(row.past for row in rows)
         raise OutOfMemoryError(
-            f"{self.name}: evaluating {new:,} tokens after {past:,} did not fit into memory on {self.device} "
-            f"({detail}). Shorten the prompt, or load the model in a smaller dtype."
+            f"{self.name}: {what} did not fit into memory on {self.device} ({detail}). Shorten the prompt, or load the model "
+            "in a smaller dtype."
         )
 
     def _logits(self, row: Row) -> torch.Tensor:
@@ -201,11 +212,11 @@ class TransformersEngine:
         cache.crop(-drop)
 
     def copy_cache(self, cache: Any) -> Any:
-        with torch.inference_mode():
+        with torch.inference_mode(), self._memory("a copy of the cache"):
             return copy.deepcopy(cache)
 
     def copy_prefix(self, cache: Any, length: int) -> Any:
-        with torch.inference_mode():
+        with torch.inference_mode(), self._memory(f"a copy of {length:,} tokens' keys and values"):
             return copy_prefix(cache, length)
 
     def cache_bytes(self, cache: Any) -> int:
@@ -270,32 +281,30 @@ _NUCLEUS = 256
 def sample(logits: torch.Tensor, how: Sampling, position: int) -> torch.Tensor:
     """A token drawn from logits [vocabulary] by inverting the cumulative distribution.
 
-    The whole vocabulary is never sorted: ``top_k`` and ``top_p`` look at as many of the most likely tokens as they need, and
-    without them the order of the ids serves as well as any.
+    ``top_k`` and ``top_p`` look at as many of the most likely tokens as they need, on a CPU; without them the order of the
+    ids serves as well as any.
     """
     scaled = logits / how.temperature
     if how.top_k is None and how.top_p >= 1:
-        return _draw(scaled.double().softmax(dim=-1).cumsum(dim=-1), how.number(position))
+        return _draw(scaled.double().softmax(dim=-1).cumsum(dim=-1), how, position)
     if how.top_k is not None:
         ranked, ids = scaled.topk(min(how.top_k, len(scaled)))
-        cumulative = ranked.double().softmax(dim=-1).cumsum(dim=-1)
-    else:
-        log_total, size = scaled.double().logsumexp(dim=-1), _NUCLEUS
-        while True:
-            size = min(size, len(scaled))
-            ranked, ids = scaled.topk(size)
-            cumulative = (ranked.double() - log_total).exp().cumsum(dim=-1)
-            if size == len(scaled) or float(cumulative[-1]) >= how.top_p:
-                break
-            size *= 8
-    kept = min(int((cumulative < how.top_p).sum()) + 1, len(ids))  # the token that reaches top_p is kept
-    return ids[_draw(cumulative[:kept], how.number(position))]
+        return ids.gather(0, _draw(ranked.double().softmax(dim=-1).cumsum(dim=-1), how, position)[None])[0]
+    log_total = scaled.double().logsumexp(dim=-1)
+    size = min(len(scaled), _NUCLEUS) if scaled.device.type == "cpu" else len(scaled)  # elsewhere: never wait to look
+    while True:
+        ranked, ids = scaled.topk(size)
+        cumulative = (ranked.double() - log_total).exp().cumsum(dim=-1)
+        if size == len(scaled) or float(cumulative[-1]) >= how.top_p:
+            return ids.gather(0, _draw(cumulative, how, position)[None])[0]
+        size = min(8 * size, len(scaled))
 
 
-def _draw(cumulative: torch.Tensor, number: float) -> torch.Tensor:
-    """Where ``number``, 0 … 1, falls in a cumulative distribution [n], which need not end at 1."""
-    at = torch.searchsorted(cumulative, number * cumulative[-1], right=True)
-    return at.clamp(max=len(cumulative) - 1)
+def _draw(cumulative: torch.Tensor, how: Sampling, position: int) -> torch.Tensor:
+    """Index drawn from a cumulative distribution [n], as far as it reaches ``top_p``; nothing is moved off its device."""
+    last = (cumulative < how.top_p).sum().clamp(max=len(cumulative) - 1)  # the token that reaches top_p is kept
+    number = how.number(position) * cumulative.gather(0, last[None])
+    return torch.minimum(torch.searchsorted(cumulative, number, right=True)[0], last)
 
 
 def _end_tokens(model: Any) -> list[int]:
@@ -313,9 +322,18 @@ def _attends_by_name(model: Any, text_config: Any) -> bool:
     return (
         bool(getattr(model, "_supports_attention_backend", False))
         and kinds <= {"full_attention", "sliding_attention"}
+        and not _rope_types(text_config)
+        & {"longrope", "dynamic"}  # their angles depend on the longest text in a forward
         and getattr(text_config, "attn_logit_softcapping", None) is None
         and hasattr(text_config, "_attn_implementation")
     )
+
+
+def _rope_types(text_config: Any) -> set[str]:
+    """Kinds of rotary embeddings; newer configs have one for each type of layer."""
+    found = getattr(text_config, "rope_parameters", None) or getattr(text_config, "rope_scaling", None) or {}
+    entries = [found, *(value for value in found.values() if isinstance(value, dict))]
+    return {str(entry.get("rope_type", entry.get("type", ""))) for entry in entries}
 
 
 def _layer_names(text_config: Any) -> frozenset[str]:

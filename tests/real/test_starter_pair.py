@@ -140,7 +140,7 @@ def test_paper_config_equals_the_slow_implementation(starter, question):
 def test_default_config_equals_the_slow_implementation(starter):
     question = OWN_QUESTIONS[0]
     found = starter.generate(question, max_tokens=24)
-    expected = reference(starter, question, Rules(max_tokens=24, markers=starter.base_template.markers))
+    expected = reference(starter, question, Rules(max_tokens=24, markers=starter.base_template.markers, sentence=True))
     assert [(p.text, p.source, p.reason.value, p.n_tokens) for p in found.provenance.pieces] == [
         (p.text, p.source, p.reason, p.n) for p in expected.out
     ]
@@ -156,7 +156,7 @@ def test_past_the_sliding_window_the_cache_gives_the_uncached_text(starter):
     starter.clear_cache()
     found = starter.generate(messages, max_tokens=10)
     assert found.provenance.base.prompt_tokens > 520
-    expected = reference(starter, messages, Rules(max_tokens=10, markers=starter.base_template.markers))
+    expected = reference(starter, messages, Rules(max_tokens=10, markers=starter.base_template.markers, sentence=True))
     assert found.text == expected.y
 
 
