@@ -237,8 +237,8 @@ class Drafter:
         self._open.pop(model, None)
 
     def first_look(self) -> int:
-        """How many tokens of a completion to make before the base model is asked: what recent rounds needed, and one."""
-        return max(_SHORTEST_LOOK, round(self._look) + 1)
+        """How many tokens of a completion to make before the base model is asked: what recent rounds needed."""
+        return max(_SHORTEST_LOOK, round(self._look))
 
     def looked(self, tokens: float) -> None:
         """A completion was needed to about ``tokens`` tokens."""

@@ -20,6 +20,14 @@ def test_look_up_finds_what_followed_last():
     assert look_up.find([9, 8]) == ("look-up 2", [3])
 
 
+def test_a_text_read_token_by_token_is_one_text():
+    text = [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3]
+    look_up = LookUp()
+    for end in range(1, len(text) + 1):
+        look_up.read(text[:end])
+    assert look_up.find(text) == ("look-up 3", [4, 5, 6, 7, 8, 1, 2, 3])
+
+
 def drafter(costs: ForwardCosts | None = None, on: bool = True) -> Drafter:
     costs = costs or ForwardCosts.fixed((1, 1.0), (64, 1.01))
     return Drafter(("base", "nudging"), {"base": costs, "nudging": costs}, on)

@@ -379,6 +379,15 @@ def test_asking_the_same_again_is_a_cache_hit(tiny):
     assert record.base.forwards == 0
 
 
+@pytest.mark.parametrize("requests", ["hello", b"hello", {"role": "user", "content": "hello"}, None, 7])
+async def test_a_batch_is_a_list(healthy, requests):
+    with pytest.raises(n.MessageError, match="list of questions"):
+        healthy.batch(requests)
+    with pytest.raises(n.MessageError, match="list of questions"):
+        await healthy.abatch(requests)
+    assert healthy.batch([]) == [] == await healthy.abatch([])
+
+
 def test_text_that_is_no_text(healthy):
     with pytest.raises(n.MessageError, match="no character"):
         healthy.generate("caf\udce9")

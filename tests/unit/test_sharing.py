@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from transformers import (
     MistralForCausalLM,
     PhiConfig,
     PhiForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -209,12 +212,161 @@ async def test_a_cancelled_abatch_leaves_the_generator_usable(tiny):
     assert not any(batcher.pool._working for batcher in tiny._batchers.values())
 
 
+# -- threads and tasks at once ----------------------------------------------------------------------------------------
+
+
+def slowly(generator, seconds=0.004):
+    """Forwards take a while, as real ones do."""
+    for engine in (generator.base, generator.nudging):
+
+        def forward(rows, real=engine.forward):
+            time.sleep(seconds)
+            return real(rows)
+
+        engine.forward = forward
+
+
+def in_threads(generator, questions) -> dict[str, str]:
+    found: dict[str, str] = {}
+    threads = [
+        threading.Thread(target=lambda q=question: found.update({q: generator.generate(q, max_tokens=24).text}))
+        for question in questions
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return found
+
+
+def test_threads_share_forwards(tiny):
+    slowly(tiny)
+    rows = count_forwards(tiny)
+    assert len(in_threads(tiny, QUESTIONS[:8])) == 8
+    assert sum(map(sum, rows)) > 2 * sum(map(len, rows)), rows
+
+
+async def test_no_question_is_lost_where_others_hold_the_engine(tiny):
+    """Threads, tasks and somebody else on the same engines: every question is answered."""
+    expected = {question: tiny.generate(question, max_tokens=24).text for question in QUESTIONS[:8]}
+    tiny.clear_cache()
+    stop = threading.Event()
+
+    def somebody_else():
+        while not stop.is_set():
+            for engine in (tiny.base, tiny.nudging):
+                with engine.lock:
+                    time.sleep(0.003)
+                time.sleep(0.001)
+
+    other = threading.Thread(target=somebody_else)
+    other.start()
+    try:
+        threads = asyncio.get_running_loop().run_in_executor(None, in_threads, tiny, QUESTIONS[:4])
+        results = await asyncio.wait_for(tiny.abatch(QUESTIONS[4:8], max_tokens=24), 60)
+        found = await asyncio.wait_for(threads, 60)
+    finally:
+        stop.set()
+        other.join(10)
+    assert found | {q: r.text for q, r in zip(QUESTIONS[4:8], results, strict=True)} == expected
+
+
+def test_one_model_in_two_roles(tiny_pair):
+    """The same weights as base and as nudging model, in threads: a packed forward of one role does not disturb the other."""
+    (model, _), (_, tokenizer) = tiny_pair
+    generator = NudgingGenerator.from_pretrained((model, tokenizer), (model, tokenizer), NudgingConfig(max_tokens=24))
+    assert generator.base.lock is generator.nudging.lock
+    expected = {question: generator.generate(question, max_tokens=24).text for question in QUESTIONS[:12]}
+    generator.clear_cache()
+    assert in_threads(generator, QUESTIONS[:12]) == expected
+
+
+async def test_a_stream_closed_by_another_task_ends(tiny):
+    slowly(tiny, 0.02)
+    stream = tiny.astream("hello", max_tokens=200, repetition="off")
+
+    async def consume():
+        return [piece async for piece in stream]
+
+    for _ in range(3):
+        consumer = asyncio.create_task(consume())
+        await asyncio.sleep(0.1)
+        await stream.aclose()
+        pieces = await asyncio.wait_for(consumer, 10)  # no CancelledError: nobody cancelled it
+        assert len(pieces) < 200
+    assert stream.provenance.finish_reason == "cancelled"
+
+
+async def test_finished_streams_hold_no_cache(tiny):
+    streams = [tiny.astream(question, max_tokens=8) for question in QUESTIONS[:4]]
+    for stream in streams:
+        _ = [piece async for piece in stream]
+    assert all(stream._forward is None and not stream._run._sessions for stream in streams)
+
+
+# -- models that cannot share -----------------------------------------------------------------------------------------
+
+
+def test_rotary_angles_that_depend_on_the_longest_text_are_not_packed():
+    model = tiny_model(
+        3, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}, vocab_size=258
+    )
+    assert not TransformersEngine(model, tiny_tokenizer(False)).can_pack
+    assert TransformersEngine(tiny_model(3), tiny_tokenizer(False)).can_pack
+
+
+def test_windows_told_by_the_mask_only_are_not_packed(tiny_pair):
+    config = PhimoeConfig(**SHAPE, num_key_value_heads=2, sliding_window=9, num_local_experts=2)
+    base = PhimoeForCausalLM(config).eval(), tiny_tokenizer(False)
+    generator = NudgingGenerator.from_pretrained(base, tiny_pair[1], NudgingConfig(max_tokens=16))
+    expected = [generator.generate(question).text for question in QUESTIONS[:4]]
+    generator.clear_cache()
+    assert [result.text for result in generator.batch(QUESTIONS[:4])] == expected
+    assert not generator.base.can_pack
+
+
+def test_want_of_memory_makes_smaller_batches(tiny):
+    expected = [result.text for result in tiny.batch(QUESTIONS[:8], max_tokens=16)]
+    tiny.clear_cache()
+    real, refused = tiny.base.model.forward, []
+
+    def small(*args, past_key_values=None, **kwargs):
+        if len(getattr(past_key_values, "lengths", [])) > 3:
+            refused.append(1)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*args, past_key_values=past_key_values, **kwargs)
+
+    tiny.base.model.forward = small
+    try:
+        results = tiny.batch(QUESTIONS[:8], max_tokens=16)
+    finally:
+        del tiny.base.model.forward
+    assert [result.text for result in results] == expected
+    assert 1 <= len(refused) <= 3, "it is tried again and again"
+    assert tiny._batchers["base"].max_rows < 4 and tiny.base.can_pack
+
+
+def test_want_of_memory_for_a_copy_costs_only_time(tiny, caplog):
+    questions = [f"{'the same long beginning of a question ' * 4}{i}" for i in range(3)]
+    expected = [tiny.generate(question, max_tokens=8).text for question in questions]
+
+    def refuse(cache, length):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    tiny.clear_cache()
+    tiny.base.copy_prefix = tiny.nudging.copy_prefix = refuse
+    assert [tiny.generate(question, max_tokens=8).text for question in questions] == expected
+    assert "nothing is reused" in caplog.text
+
+
 # -- the prefix cache -------------------------------------------------------------------------------------------------
 
 
 def evaluate(pool: SessionPool, session: Session, tokens: list[int]) -> None:
     with pool.engine.lock:
         pool.seat(session, tokens)
+        if session.remembered(tokens, GREEDY):
+            return
         row = session.prepare(tokens, (), GREEDY)
         session.absorb(row, 0, pool.engine.forward([row])[0], 0.0)
 
@@ -252,6 +404,42 @@ def test_another_question_copies_what_it_shares():
     third = pool.acquire()  # from one that works
     evaluate(pool, third, [*SHARED, *[9] * 60, 1])
     assert third.counts.reused == 160
+
+
+def test_a_short_question_does_not_cost_a_long_conversation():
+    pool = pool_of()
+    long = [*SHARED, *range(200, 256), *[7] * 900]
+    first = finished(pool, long)
+    for short in ([0, 250, 251], SHARED[:60], [*SHARED, 9, 9]):
+        finished(pool, short)
+    assert first in pool._idle
+    again = pool.acquire()
+    evaluate(pool, again, [*long, 4])
+    assert again.counts.reused == len(long)
+
+
+def test_the_session_that_shares_most_is_used_idle_or_not():
+    pool = pool_of()
+    finished(pool, [0, 1, 2])
+    working = pool.acquire()
+    evaluate(pool, working, [*SHARED, 5])
+    other = pool.acquire()
+    evaluate(pool, other, [*SHARED, 6])
+    assert other.counts.reused == 100
+
+
+def test_a_prompt_asked_again_finds_its_answer():
+    pool = pool_of()
+    first = pool.acquire()
+    evaluate(pool, first, SHARED)
+    evaluate(pool, first, [*SHARED, *[7] * 300])
+    pool.release(first)
+    for _ in range(3):
+        again = pool.acquire()
+        evaluate(pool, again, SHARED)
+        assert again.counts.reused == 100 and len(again) == 400 and again.counts.forwards == 0
+        pool.release(again)
+    assert pool._idle == [again]  # one of each text is enough
 
 
 def test_the_least_recently_used_goes_first():
