@@ -94,13 +94,13 @@ class ModelUse(_Record):
     name: str
     revision: str | None = None
     tokens: int = Field(0, description="Tokens of the answer that it wrote, in the base model's tokens.")
-    forwards: int = Field(0, description="Calls of the model.")
+    forwards: int = Field(0, description="Calls of the model that it took part in; requests share them.")
     forward_tokens: int = Field(0, description="Tokens evaluated in them, prompt included.")
     drafted: int = Field(0, description="Tokens among those that were guesses.")
     accepted: int = Field(0, description="Guesses whose prediction was used.")
     prompt_tokens: int = Field(0, description="Length of its prompt.")
-    prompt_tokens_reused: int = Field(0, description="Prompt tokens found in the cache of an earlier request.")
-    seconds: float = Field(0.0, description="Time in its forwards.")
+    prompt_tokens_reused: int = Field(0, description="Prompt tokens that another request had evaluated.")
+    seconds: float = Field(0.0, description="Time in its forwards; of a shared one, its share.")
 
 
 class Warning(_Record):
