@@ -21,6 +21,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicLayer
 
+from . import CannotPackError
+
 #: Name under which transformers finds ``_packed_attention``.
 PACKED = "nudging_packed"
 #: Queries of one text that are attended at once: bounds the size of the mask.
@@ -142,9 +144,9 @@ def _packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention, text by text. Shapes: query [1, heads, n of all texts, size]; result [1, n of all texts, heads, size]."""
     if any(kwargs.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
-        raise NotImplementedError("this model's attention is not packed")
+        raise CannotPackError("this model's attention is not packed")
     if sliding_window is None and _slides(module):
-        raise NotImplementedError("this model tells its window by the mask only")
+        raise CannotPackError("this model tells its window by the mask only")
     found = []
     for mine, (keys, values) in zip(query.split(key.lengths, dim=2), value, strict=True):
         left = mine.shape[2]
