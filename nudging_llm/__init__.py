@@ -11,6 +11,7 @@ from .config import NudgingConfig
 from .errors import (
     ConfigError,
     ContextOverflowError,
+    GrammarError,
     MessageError,
     ModelError,
     ModelLoadError,
@@ -19,6 +20,7 @@ from .errors import (
     StarterError,
     TemplateError,
     TokenizerMismatchError,
+    ToolError,
     UnsupportedContentError,
 )
 from .gates import Gate, Prediction
@@ -39,6 +41,7 @@ __all__ = [
     "ConfigError",
     "ContextOverflowError",
     "Gate",
+    "GrammarError",
     "MessageError",
     "ModelError",
     "ModelLoadError",
@@ -56,6 +59,7 @@ __all__ = [
     "Stream",
     "TemplateError",
     "TokenizerMismatchError",
+    "ToolError",
     "UnsupportedContentError",
 ]
 

@@ -51,7 +51,7 @@ class Job(Future[Prediction]):
     def __init__(self, session: Session, ask: Ask, want: Want) -> None:
         super().__init__()
         self.session, self.ask, self.want = session, ask, want
-        self.guesses = ask.guess()
+        self.guesses, self.masks = ask.masks(ask.guess()) if ask.masks else (ask.guess(), None)
         self.asked = time.perf_counter()
 
 
@@ -174,10 +174,10 @@ class Batcher:
             started = time.perf_counter()
             if not self.engine.can_crop:  # never more than one
                 for job in jobs:
-                    job.session.evaluate_from_snapshot(job.ask, job.want)
+                    job.session.evaluate_from_snapshot(job.ask, job.want, job.masks)
                 self.costs.observe(1, 1, time.perf_counter() - started)
             else:
-                rows = [job.session.prepare(job.ask.tokens, job.guesses, job.want) for job in jobs]
+                rows = [job.session.prepare(job.ask.tokens, job.guesses, job.want, job.masks) for job in jobs]
                 predictions = self.engine.forward(rows)
                 seconds, tokens = time.perf_counter() - started, sum(len(row.tokens) for row in rows)
                 self.costs.observe(tokens, len(rows), seconds)

@@ -17,19 +17,25 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .config import NudgingConfig
 from .drafting import Drafter, ForwardCosts, Given
+from .errors import GrammarError
 from .gates import Prediction, resolve_gate
 from .provenance import FinishReason, Piece, Reason
 from .stopping import Answer
 from .voice import Ask, Model, TextStream, Voice
 
+if TYPE_CHECKING:
+    from .grammar import Constraint
+
 #: Tokens by which a completion may be longer than K, so that its last character is whole (UTF-8 has at most 4 bytes).
 _REST_OF_CHARACTER = 3
 #: What ends a sentence, besides a line's end.
 _SENTENCE_ENDS = (".", "!", "?", "\u3002", "\uff01", "\uff1f")  # the last three: Chinese and Japanese
+#: Tokens that pieces may be longer by than the same text in one.
+_SEAMS = 4
 #: Tokens by which a completion goes on where no hand-over was found in it.
 _NEXT_LOOK = 3
 
@@ -42,6 +48,7 @@ class Outcome:
     rounds: int
     cut_at_marker: bool
     context_full: Model | None
+    closed_early: bool = False
 
 
 Decode = Generator["Ask | Piece", "Prediction | None", Outcome]
@@ -54,6 +61,7 @@ def decode(
     markers: Sequence[str],
     clock: Callable[[], float],
     costs: Mapping[Model, ForwardCosts] | None = None,
+    constraint: Constraint | None = None,
 ) -> Decode:
     """A nudged answer.
 
@@ -63,6 +71,7 @@ def decode(
         markers: strings with which the base prompt's template begins a turn.
         clock: seconds since the request began.
         costs: of the models' forwards: how many guesses are worth evaluating.
+        constraint: what the answer must look like.
 
     Yields:
         ``Ask``, to be answered by ``send``-ing a ``Prediction``; and ``Piece``, in order.
@@ -70,7 +79,7 @@ def decode(
     Returns:
         How it ended.
     """
-    decoder = _Decoder({"base": base, "nudging": nudging}, config, markers, clock, costs)
+    decoder = _Decoder({"base": base, "nudging": nudging}, config, markers, clock, costs, constraint)
     return decoder.decode(decoder.rounds())
 
 
@@ -81,9 +90,10 @@ def decode_alone(
     markers: Sequence[str],
     clock: Callable[[], float],
     costs: Mapping[Model, ForwardCosts] | None = None,
+    constraint: Constraint | None = None,
 ) -> Decode:
     """An answer by one model alone, for comparison: no gate, no rounds; tokens are counted with its own tokenizer."""
-    decoder = _Decoder({model: voice}, config, markers if model == "base" else (), clock, costs)
+    decoder = _Decoder({model: voice}, config, markers if model == "base" else (), clock, costs, constraint)
     return decoder.decode(decoder.alone(model))
 
 
@@ -97,6 +107,7 @@ class _Nudge:
         reasons: for each word, why the nudging model wrote it.
         lengths: for each word, its length in base tokens.
         hand_over: the base model's prediction at the end and why it takes over; None if it does not.
+        at_forced: whether what follows is forced by the constraint.
     """
 
     words: list[str]
@@ -104,6 +115,7 @@ class _Nudge:
     reasons: list[Reason]
     lengths: list[int]
     hand_over: tuple[Prediction, Reason] | None
+    at_forced: bool = False
 
 
 class _Completion:
@@ -113,7 +125,9 @@ class _Completion:
         tokens: prompt, answer and completion, as its tokens.
         settled: how many of them are not the completion's.
         text: the completion's.
-        ended: whether it reached its end of text.
+        tail: its last tokens, if they are part of a character that is not whole yet.
+        ended: whether it reached its end of text, or all that the constraint allows.
+        at_forced: whether what comes next is forced by the constraint.
         whole: whether that is all that the lookahead allows; if not, the last word may go on.
     """
 
@@ -122,7 +136,8 @@ class _Completion:
         self.settled = len(self.tokens)
         self.stream = voice.text_stream()
         self.text = ""
-        self.ended = self.whole = False
+        self.tail: list[int] = []
+        self.ended = self.at_forced = self.whole = False
 
     def __len__(self) -> int:
         return len(self.tokens) - self.settled
@@ -145,7 +160,9 @@ class _Decoder:
         markers: Sequence[str],
         clock: Callable[[], float],
         costs: Mapping[Model, ForwardCosts] | None,
+        constraint: Constraint | None,
     ) -> None:
+        self.constraint = constraint
         self.voices, self.config, self.clock = voices, config, clock
         self.drafter = Drafter(voices, costs or {model: ForwardCosts() for model in voices}, config.drafting)
         self.gate = resolve_gate(config.gate)
@@ -167,17 +184,23 @@ class _Decoder:
             finish = yield from steps
         except _ContextFull:
             finish = "length"
+        finish = self.answer.finish_reason or finish
+        closed = self._close()
         yield from self.answer.ready(final=True)
-        return Outcome(self.answer.finish_reason or finish, self.round, self.cut_at_marker, self.context_full)
+        return Outcome(finish, self.round, self.cut_at_marker, self.context_full, closed)
 
     def alone(self, model: Model) -> Generator[Ask | Piece, Prediction | None, FinishReason]:
-        first = yield from self._predict(model, self.voices[model].encode(""))
+        if (yield from self._write_forced(model)):
+            return "stop"
+        first = yield from self._predict(model, self.voices[model].encode(self.answer.text), self.answer.text)
         yield from self._run(model, first, Reason.ALONE, gated=False)
-        return "stop" if self.base_ended else "length"
+        return "stop" if self.base_ended or self.ended_in_run else "length"
 
     # -- Algorithm 1 --------------------------------------------------------------------------------------------------
 
     def rounds(self) -> Generator[Ask | Piece, Prediction | None, FinishReason]:
+        if (yield from self._write_forced("nudging")):
+            return "stop"
         while not self._full and self.round != self.config.max_rounds:
             self.round += 1
             before = self.answer.text
@@ -195,10 +218,15 @@ class _Decoder:
                 return "length"
             if ended or (not nudge.words and nudge.hand_over is None):  # or it has nothing to say
                 return "stop"
+            hand_over = nudge.hand_over
+            if nudge.at_forced:
+                if (yield from self._write_forced("base")):
+                    return "stop"
+                hand_over = yield from self._test_after_forced()
 
             # 3. The base model writes while it is sure.
-            if nudge.hand_over is not None and not self._capped_by(0):
-                yield from self._hand_over(*nudge.hand_over)
+            if hand_over is not None and not self._capped_by(0):
+                yield from self._hand_over(*hand_over)
                 by_base = self.base_ended and self.config.stop_on == "either"
                 if self.answer.finish_reason or by_base or self.ended_in_run:
                     return "stop"
@@ -250,7 +278,13 @@ class _Decoder:
         given = self._rejected() if not len(completion) else None
         while not completion.whole and (len(completion) < size or completion.stream.pending):
             prediction = yield from self._predict(
-                "nudging", completion.tokens, given, most - len(completion), stable=completion.settled
+                "nudging",
+                completion.tokens,
+                self.answer.text + completion.text,
+                given,
+                most - len(completion),
+                stable=completion.settled,
+                tail=completion.tail,
             )
             given = None
             if voice.is_end(prediction.token):
@@ -259,8 +293,10 @@ class _Decoder:
             completion.tokens = [*completion.tokens, prediction.token]
             text = completion.text + completion.stream.feed(prediction.token)
             completion.text = self._without_join(text)
+            completion.tail = [*completion.tail, prediction.token] if completion.stream.pending else []
             taken = len(completion)
             completion.whole = (taken >= most and not completion.stream.pending) or taken >= most + _REST_OF_CHARACTER
+            self._hold_to_constraint(completion)
         self.drafter.drop("nudging")
 
     def _rejected(self) -> Given:
@@ -283,7 +319,8 @@ class _Decoder:
         """
         base, before, text = self.voices["base"], self.answer.text, completion.text
         settled = len(base.encode(before))
-        full = base.encode(before + text)  # the draft: one forward answers all tests and begins the base run
+        follows = self.constraint.forced(before + text, "base") if self.constraint and completion.at_forced else ""
+        full = base.encode(before + text + follows)  # the draft: one forward answers all tests and begins the base run
         self.likely = full
         if not text:
             if not completion.ended or ended:
@@ -297,7 +334,8 @@ class _Decoder:
             parts.append("")
         first = self.at_end if self.at_end is not None else (yield from self._base_at(before, full, settled))
         cuts, evidence, reasons = [0], [first], [Reason.ENDING if ended else self.why]
-        taken = text if completion.ended else text[: lead + len(" ".join(parts[:-1]))] if len(parts) > 1 else text
+        all_of_it = completion.ended or completion.at_forced or len(parts) == 1
+        taken = text if all_of_it else text[: lead + len(" ".join(parts[:-1]))]
         hand_over = None
         self.why, self.at_end = Reason.LOOKAHEAD_CUT, None
         end = lead  # of the words before parts[i]
@@ -322,11 +360,12 @@ class _Decoder:
         words = [taken[start:stop] for start, stop in zip(cuts, [*cuts[1:], len(taken)], strict=True)]
         marks = [len(base.encode(before + taken[:cut])) for cut in [*cuts, len(taken)]]
         lengths = [max(0, after - start) for start, after in zip(marks, marks[1:], strict=False)]
-        return _Nudge(words, evidence[: len(words)], reasons[: len(words)], lengths, hand_over)
+        at_forced = completion.at_forced and hand_over is None
+        return _Nudge(words, evidence[: len(words)], reasons[: len(words)], lengths, hand_over, at_forced)
 
     def _may_take_over(self, prediction: Prediction, word: str) -> tuple[Prediction, Reason] | None:
         """The paper's two ways back to the base model, before ``word``: it agrees, or it is sure."""
-        if self.gate.confident(prediction, self.config.threshold):
+        if self._confident(prediction):
             return prediction, Reason.HANDOVER_CONFIDENT
         top = self.voices["base"].token_text(prediction.top)  # empty for an end of text, which agrees with nothing
         if self.config.prefix_rule and top and word.startswith(top):
@@ -356,6 +395,10 @@ class _Decoder:
             tokens = [*tokens, prediction.token]
             waiting += 1
             if not stream.pending:
+                text = self._kept(text)
+                if not self._can_close_after(text, waiting):
+                    self.cut_at_length = True
+                    break
                 at_marker = not self._add(text, model, *begun, waiting)
                 waiting = 0
                 yield from self.answer.ready()
@@ -363,15 +406,24 @@ class _Decoder:
                     self.cut_at_marker = True
                     self._base_stopped(None)
                     break
+                if self.constraint and not self.answer.finish_reason:
+                    length = len(self.answer.text)
+                    if (yield from self._write_forced(model)):
+                        self.ended_in_run = True
+                        break
+                    if len(self.answer.text) > length:
+                        tokens = voice.encode(self.answer.text)
             if self.answer.n_tokens + waiting >= self.config.max_tokens:  # a run has no rounds in it to check between
                 self.cut_at_length = True
             if self.answer.finish_reason or self.cut_at_length:
                 break
             self.drafter.written(model, tokens)
             guess = (yield from self._guess_of_run(tokens)) if gated else None
-            prediction = yield from self._predict(model, tokens, guess)
+            prediction = yield from self._predict(
+                model, tokens, self.answer.text, guess, tail=tokens[len(tokens) - waiting :]
+            )
             reason = Reason.CONFIDENT if gated else reason
-            if gated and not self.gate.confident(prediction, self.config.threshold):
+            if gated and not self._confident(prediction):
                 self.why, self.at_end = Reason.UNCERTAIN, prediction
                 break
             if (
@@ -391,12 +443,14 @@ class _Decoder:
         model would end its text there."""
         if self.config.end_check != "sentence" or self.config.stop_on == "both":
             return False
+        if self.constraint and not self.constraint.may_end(self.answer.text):
+            return False
         line = self.answer.text.rstrip()
         ended = line.endswith(_SENTENCE_ENDS)
         if not (ended if written.strip() else "\n" in written and not ended):
             return False
         voice = self.voices["nudging"]
-        prediction = yield from self._predict("nudging", voice.encode(self.answer.text))
+        prediction = yield from self._predict("nudging", voice.encode(self.answer.text), self.answer.text)
         return voice.is_end(prediction.token)
 
     def _guess_of_run(self, tokens: list[int]) -> Asking:
@@ -434,9 +488,9 @@ class _Decoder:
             at_start: Prediction | None = None
             stopped: Prediction | None = None
             while len(tokens) - start < size and stopped is None:
-                prediction = yield from self._predict("base", tokens, (yield from self._guess_of_run(tokens)))
+                prediction = yield from self._predict("base", tokens, "", (yield from self._guess_of_run(tokens)))
                 at_start = at_start or prediction
-                if base.is_end(prediction.token) or not self.gate.confident(prediction, self.config.threshold):
+                if base.is_end(prediction.token) or not self._confident(prediction):
                     stopped = prediction
                 else:
                     tokens = [*tokens, prediction.token]
@@ -466,7 +520,7 @@ class _Decoder:
             text += stream.feed(prediction.token)
             tokens = [*tokens, prediction.token]
             left -= 1
-            prediction = (yield from self._predict("base", tokens)) if left else None
+            prediction = (yield from self._predict("base", tokens, "")) if left else None
         return text
 
     def _base_agrees_to_end(self, text: str) -> Asking:
@@ -474,17 +528,27 @@ class _Decoder:
         if not text and self.base_ended:
             return True
         after = self.answer.text + text
+        if self.constraint and self.constraint.complete(after):
+            return True
         prediction = yield from self._base_at(after, self.voices["base"].encode(after), 0)
         return self.voices["base"].is_end(prediction.token)
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
     def _predict(
-        self, model: Model, tokens: list[int], given: Given = None, most: int | None = None, stable: int | None = None
+        self,
+        model: Model,
+        tokens: list[int],
+        text: str,
+        given: Given = None,
+        most: int | None = None,
+        stable: int | None = None,
+        tail: Sequence[int] = (),
     ) -> Asking:
         """The prediction after ``tokens``, ``stable`` of which (default: all) will not be taken back.
 
-        ``given``: a guess at what follows; ``most``: how many guesses are of use.
+        ``text``, and the tokens ``tail`` of an unfinished character, are the part of them that is the answer's; ``given``: a
+        guess at what follows; ``most``: how many guesses are of use.
         """
         limit = self.voices[model].context_length
         if limit is not None and len(tokens) > limit:
@@ -493,7 +557,8 @@ class _Decoder:
         room = self.config.max_tokens if limit is None else limit - len(tokens)
         self.drafter.took(model, tokens)
         guess = partial(self.drafter.guesses, model, tokens, given, room if most is None else min(room, most))
-        prediction = yield Ask(model, tokens, len(tokens) if stable is None else stable, guess)
+        masks = partial(self.constraint.masks, model, text, tail) if self.constraint else None
+        prediction = yield Ask(model, tokens, len(tokens) if stable is None else stable, guess, masks)
         assert prediction is not None
         return prediction
 
@@ -501,7 +566,81 @@ class _Decoder:
         """The base model's prediction after ``text``, with the rest of ``likely`` as a guess if it goes on that way."""
         tokens = self.voices["base"].encode(text)
         guess: Given = ("completion", likely[len(tokens) :]) if likely[: len(tokens)] == tokens else None
-        return (yield from self._predict("base", tokens, guess, stable=settled))
+        return (yield from self._predict("base", tokens, text, guess, stable=settled))
+
+    def _confident(self, prediction: Prediction) -> bool:
+        """The gate, which sees the raw probability; sure of what may not be written is not sure of what may."""
+        return prediction.allowed and self.gate.confident(prediction, self.config.threshold)
+
+    # -- under a constraint (grammar.py) ------------------------------------------------------------------------------
+
+    def _write_forced(self, model: Model) -> Asking:
+        """Write what the constraint leaves no choice about, for ``model`` to go on; whether the answer is over with it."""
+        if self.constraint is None:
+            return False
+        if text := self.constraint.forced(self.answer.text, model):
+            self._add_grammar(text, Reason.FORCED)
+            yield from self.answer.ready()
+        return self.constraint.complete(self.answer.text)
+
+    def _test_after_forced(self) -> Asking:
+        """Whether the base model goes on after forced text: if it is sure."""
+        text = self.answer.text
+        tested = yield from self._base_at(text, self.voices["base"].encode(text), 0)
+        if self._confident(tested):
+            return tested, Reason.HANDOVER_CONFIDENT
+        self.why, self.at_end = Reason.UNCERTAIN, tested
+        return None
+
+    def _hold_to_constraint(self, completion: _Completion) -> None:
+        """A completion goes as far as the constraint leaves a choice."""
+        if self.constraint is None or completion.tail:
+            return
+        kept = self._kept(completion.text)
+        text = self.answer.text + kept
+        completion.at_forced = bool(self.constraint.forced(text, "nudging"))
+        completion.ended = self.constraint.complete(text)
+        completion.whole = completion.whole or completion.at_forced or completion.ended or kept != completion.text
+        completion.text = kept
+
+    def _kept(self, text: str) -> str:
+        """As much of ``text`` as may follow the answer."""
+        if self.constraint is None:
+            return text
+        return self.constraint.clip(self.answer.text + text)[len(self.answer.text) :]
+
+    def _can_close_after(self, text: str, n_tokens: int) -> bool:
+        """Whether max_tokens leaves room to end as the constraint demands after ``text`` too."""
+        if self.constraint is None:
+            return True
+        room = self.config.max_tokens - self.answer.n_tokens - n_tokens - _SEAMS
+        after = self.answer.text + text
+        return self.constraint.closing(after, lambda way: self._length(after, way) <= room) is not None
+
+    def _close(self) -> bool:
+        """End as the constraint demands, as soon as that can be; whether that was needed."""
+        if self.constraint is None or self.constraint.may_end(text := self.answer.text):
+            return False
+        way = self.constraint.closing(
+            text, lambda way: self._length(text, way) <= self.config.max_tokens - self.answer.n_tokens
+        )
+        if way is None:
+            raise GrammarError(
+                f"{self.constraint.grammar.what}: no end was found after {text[-40:]!r} within "
+                f"max_tokens={self.config.max_tokens}. Raise it."
+            )
+        self._add_grammar(way, Reason.CLOSING)
+        return True
+
+    def _add_grammar(self, text: str, reason: Reason) -> None:
+        """Append text that no model was asked about."""
+        length, start = self._length(self.answer.text, text), len(self.answer.text)
+        self.answer.append(Piece(text, start, "grammar", reason, max(1, self.round), None, None, length, self.clock()))
+
+    def _length(self, before: str, text: str) -> int:
+        """Length of ``text`` after ``before`` in tokens of the model that counts."""
+        voice = self.voices.get("base") or self.voices["nudging"]
+        return max(0, len(voice.encode(before + text)) - len(voice.encode(before)))
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -513,6 +652,7 @@ class _Decoder:
         top = self.voices["base"].token_text(prediction.top) if "base" in self.voices else None
         prob = prediction.prob if "base" in self.voices else None
         start = len(self.answer.text)
+        self.answer.free = not (self.constraint and self.constraint.active(self.answer.text + text))
         return self.answer.add(Piece(text, start, source, reason, self.round, prob, top, n_tokens, self.clock()))
 
     def _write_nudge(self, nudge: _Nudge) -> Asking:
@@ -523,6 +663,9 @@ class _Decoder:
             nudge.words, nudge.evidence, nudge.reasons, nudge.lengths, strict=True
         ):
             room = self.config.max_tokens - self.answer.n_tokens
+            if not self._can_close_after(word, length):
+                self.cut_at_length = True
+                return
             if self.config.length_check == "token" and length > room:
                 self.cut_at_length = True
                 word, length = self._first_tokens(word, room), room
@@ -551,7 +694,9 @@ class _Decoder:
 
     def _without_join(self, text: str) -> str:
         """An answer has no leading space: it belongs to the join with the prompt (design, section 8)."""
-        return text if self.answer.text else text.lstrip(" ")
+        if self.answer.text or (self.constraint and self.constraint.active(text)):
+            return text
+        return text.lstrip(" ")
 
     def _base_stopped(self, prediction: Prediction | None) -> None:
         """The base model ended its text, or began another turn."""

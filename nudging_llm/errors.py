@@ -5,6 +5,8 @@
     ├── MessageError (ValueError)       the messages cannot be turned into a prompt
     │   └── UnsupportedContentError     a message holds something other than text
     ├── TemplateError (ValueError)      a prompt template is missing, broken or refuses the messages
+    ├── ToolError (ValueError)          a tool or ``tool_choice`` cannot be used as it was given
+    ├── GrammarError (ValueError)       a schema, pattern or list of choices cannot be met
     ├── ContextOverflowError (ValueError)   prompt and answer do not fit a model's context
     ├── ModelError                      a model cannot be used as it was given
     │   ├── ModelLoadError              it could not be loaded
@@ -40,6 +42,15 @@ class UnsupportedContentError(MessageError):
 
 class TemplateError(NudgingError, ValueError):
     """A chat or base template is missing, does not compile, or fails on these messages."""
+
+
+class ToolError(NudgingError, ValueError):
+    """A tool's definition is unusable, two have one name, or ``tool_choice`` names none of them."""
+
+
+class GrammarError(NudgingError, ValueError):
+    """What an answer should look like (a JSON schema, a pattern, choices) is invalid, cannot be met at all, or not within
+    ``max_tokens``."""
 
 
 class ContextOverflowError(NudgingError, ValueError):

@@ -19,9 +19,10 @@ class Prediction:
     Attributes:
         top: id of the most likely token.
         prob: its raw probability, 0 … 1.
-        token: id of the token chosen: ``top``, or a sample if sampling was asked for.
+        token: id of the token chosen: ``top``, a sample if sampling was asked for, or the best that a grammar allows.
         entropy: of the raw distribution, in nats; None unless a gate asked for it.
         margin: ``prob`` minus the second highest probability; None unless a gate asked for it.
+        allowed: whether a grammar, if there is one, allows ``top``.
     """
 
     top: int
@@ -29,6 +30,7 @@ class Prediction:
     token: int
     entropy: float | None = None
     margin: float | None = None
+    allowed: bool = True
 
 
 @runtime_checkable

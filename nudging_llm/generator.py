@@ -22,12 +22,15 @@ from .decoder import Decode, decode, decode_alone
 from .errors import (
     ConfigError,
     ContextOverflowError,
+    GrammarError,
     MessageError,
     ModelLoadError,
     StarterError,
     TokenizerMismatchError,
 )
+from .forms import FREE, Form, read_form
 from .gates import resolve_gate
+from .grammar import Constraint, vocabulary
 from .prompts import BaseTemplate, Messages, check_text, read_messages, render_chat
 from .provenance import Warning
 from .running import AsyncStream, Part, Result, Run, Stream, run_together
@@ -156,10 +159,17 @@ class NudgingGenerator:
 
         Args:
             messages: the question, or chat messages (``role``: system, user, assistant; ``content``: text).
-            options: fields of ``NudgingConfig`` for this call.
+            options: fields of ``NudgingConfig`` for this call; and what form the answer must have, one of
+
+                - ``json_schema``: a JSON schema or a type (pydantic model, TypedDict, …): the text is JSON that fits it,
+                  ``Result.parsed`` its value;
+                - ``regex``: a pattern that matches the whole text;
+                - ``choices``: a list of texts, one of which is written;
+                - ``tools``: functions, pydantic models or OpenAI-style dicts that may be called, with ``tool_choice``
+                  ("auto", "required", "none" or a name) and ``parallel_tool_calls`` (default True): ``Result.calls``.
 
         Raises:
-            ConfigError, MessageError, TemplateError, ContextOverflowError: before any compute.
+            ConfigError, MessageError, TemplateError, ToolError, GrammarError, ContextOverflowError: before any compute.
             OutOfMemoryError: during a forward.
         """
         return _collect(self.stream(messages, **options))
@@ -213,7 +223,10 @@ class NudgingGenerator:
             "base": _raw_voice(self.base, base_prompt, keep_text=True),
             "nudging": _raw_voice(self.nudging, nudging_prompt, keep_text=False),
         }
-        return Stream(self._run_voices(voices, self.config.updated(options), markers=()))
+        form, config = self._asked(options)
+        if form.tools:
+            raise ConfigError("tools: a raw prompt says itself what may be called. Use generate(messages, tools=…).")
+        return Stream(self._run_voices(voices, config, (), form))
 
     def generate_alone(self, model: Model, messages: Messages, **options: Any) -> Result:
         """An answer by one of the two models alone, for comparison."""
@@ -223,9 +236,9 @@ class NudgingGenerator:
         """As ``generate_alone``, piece by piece."""
         if model not in self._batchers:
             raise ConfigError(f"model={model!r}: one of 'base', 'nudging'.")
-        config = self.config.updated(options)
-        voice = self._voices(messages)[model]
-        return Stream(self._run_voices({model: voice}, config, self.base_template.markers))
+        form, config = self._asked(options)
+        voice = self._voices(messages, form)[model]
+        return Stream(self._run_voices({model: voice}, config, self.base_template.markers, form))
 
     def clear_cache(self) -> None:
         """Forget every idle session and free its memory."""
@@ -235,47 +248,61 @@ class NudgingGenerator:
     # -- from a request to a run --------------------------------------------------------------------------------------
 
     def _run(self, messages: Messages, options: Mapping[str, Any]) -> Run:
-        config = self.config.updated(options)
-        return self._run_voices(self._voices(messages), config, self.base_template.markers)
+        form, config = self._asked(options)
+        return self._run_voices(self._voices(messages, form), config, self.base_template.markers, form)
 
-    def _voices(self, messages: Messages) -> dict[Model, PromptVoice]:
+    def _asked(self, options: Mapping[str, Any]) -> tuple[Form, NudgingConfig]:
+        """The form of the answer, and the rules."""
+        form, rest = read_form(options)
+        config = self.config.updated(rest)
+        form.check(config)
+        return form, config
+
+    def _voices(self, messages: Messages, form: Form) -> dict[Model, PromptVoice]:
         conversation = read_messages(messages)
-        transcript = self.base_template.render(conversation)
-        chat = render_chat(self.nudging.tokenizer, self.nudging.codec, conversation)
+        transcript = self.base_template.render(conversation, form.tools)
+        chat = render_chat(self.nudging.tokenizer, self.nudging.codec, conversation, form.tools, form.choice)
         base, nudging = self.base, self.nudging
         return {
             "base": PromptVoice(base.codec, base.codec.bos_ids, transcript, base.context_length),
             "nudging": PromptVoice(nudging.codec, chat, "", nudging.context_length),
         }
 
-    def _run_voices(self, voices: dict[Model, PromptVoice], config: NudgingConfig, markers: Sequence[str]) -> Run:
+    def _run_voices(
+        self, voices: dict[Model, PromptVoice], config: NudgingConfig, markers: Sequence[str], form: Form = FREE
+    ) -> Run:
         if config.seed is None and (config.temperature or config.nudging_temperature):
             config = config.updated({"seed": random.SystemRandom().randrange(2**31)})
+        needs: frozenset[str] = getattr(resolve_gate(config.gate), "needs", frozenset())
         wants: dict[Model, Want] = {
-            "base": Want(
-                _sampling(config, config.temperature), getattr(resolve_gate(config.gate), "needs", frozenset())
-            ),
+            "base": Want(_sampling(config, config.temperature), needs),
             "nudging": Want(_sampling(config, config.nudging_temperature)),
         }
         parts = {model: Part(self._batchers[model], wants[model], voice.encode("")) for model, voice in voices.items()}
         for model, part in parts.items():
             _check_tokens(part)
             _check_context(part, config.max_tokens, config.lookahead if model == "nudging" else 0)
+        constraint = None
+        if form.grammar is not None:
+            engines = {"base": self.base, "nudging": self.nudging}
+            constraint = Constraint(form.grammar, {model: vocabulary(engines[model].codec) for model in voices})
+            _check_closing(constraint, next(iter(voices.values())), config.max_tokens)
+            parts = {model: part.held_to(form.grammar) for model, part in parts.items()}
 
         earlier = self._cache_watch.last
 
         def start(clock: Callable[[], float]) -> Decode:
             costs = {model: part.batcher.costs for model, part in parts.items()}
             if len(voices) == 2:
-                return decode(voices["base"], voices["nudging"], config, markers, clock, costs)
+                return decode(voices["base"], voices["nudging"], config, markers, clock, costs, constraint)
             [(model, voice)] = voices.items()
-            return decode_alone(model, voice, config, markers, clock, costs)
+            return decode_alone(model, voice, config, markers, clock, costs, constraint)
 
         def done(counts: Mapping[Model, Counts]) -> tuple[Warning, ...]:
             [first, *_] = parts
             return self._cache_watch.note(parts[first].prompt, counts[first].reused, earlier)
 
-        return Run(parts, self._desk, start, config, done)
+        return Run(parts, self._desk, start, config, done, constraint, form.read)
 
     def _worker(self) -> ThreadPoolExecutor:
         """One thread for each device: models on one would only wait for each other, and so would torch's threads."""
@@ -332,6 +359,28 @@ def _check_tokens(part: Part) -> None:
         raise TokenizerMismatchError(
             f"The prompt holds token {highest} and {engine.name} has embeddings for {rows:,}: its tokenizer was extended "
             "and the model was not. Call model.resize_token_embeddings, or use the model's own tokenizer."
+        )
+
+
+def _check_closing(constraint: Constraint, voice: PromptVoice, max_tokens: int) -> None:
+    """That an answer which keeps to the grammar can be written within ``max_tokens``."""
+    if constraint.grammar.trigger is not None:
+        return
+    found: list[int] = []
+
+    def fits(way: str) -> bool:
+        found.append(len(voice.encode(way)) - len(voice.encode("")))
+        return found[-1] <= max_tokens
+
+    if constraint.closing("", fits) is None:
+        what = constraint.grammar.what
+        if not found:
+            raise GrammarError(
+                f"{what}: no text that fits was found. Look for parts that demand themselves without end."
+            )
+        raise GrammarError(
+            f"{what}: the shortest text found that fits has {min(found):,} tokens and max_tokens is {max_tokens:,}: raise it to "
+            "several times that."
         )
 
 

@@ -43,6 +43,8 @@ class Reason(str, Enum):
     """Either: the answer was asked of this model alone; no gate was applied."""
     FORCED = "forced"
     """Grammar: it left no choice."""
+    CLOSING = "closing"
+    """Grammar: a short way to a valid end, where max_tokens leaves no room for more or the answer went in circles."""
 
     __str__ = str.__str__
 
@@ -106,7 +108,15 @@ class ModelUse(_Record):
 class Warning(_Record):
     """A known failure signature, and what to do about it."""
 
-    code: Literal["never_nudged", "nudged_too_much", "repetition", "role_marker", "cache_never_hit", "context_full"]
+    code: Literal[
+        "never_nudged",
+        "nudged_too_much",
+        "repetition",
+        "role_marker",
+        "cache_never_hit",
+        "context_full",
+        "closed_early",
+    ]
     message: str
 
 
@@ -126,6 +136,10 @@ class Provenance(_Record):
     total_s: float = Field(
         0.0, description="Seconds that decoding took; time in which the consumer held it up is not counted."
     )
+    grammar_tokens: int = Field(
+        0, description="Tokens that the grammar left no choice about: written without a forward."
+    )
+    grammar_s: float = Field(0.0, description="Seconds spent on the grammar.")
     config: dict[str, Any] = Field(default_factory=dict, description="The NudgingConfig used.")
     warnings: tuple[Warning, ...] = ()
 

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -24,8 +24,10 @@ from .config import NudgingConfig
 from .decoder import Decode, Outcome
 from .errors import OutOfMemoryError
 from .gates import Prediction
+from .grammar import Constraint, Grammar
 from .provenance import FinishReason, ModelUse, Piece, Provenance, Warning
 from .session import Counts, Session
+from .tools import InvalidToolCall, ToolCall, partial_object
 from .voice import Ask, Model
 
 #: Nudge ratio above which nudged answers are usually no better than the nudging model's alone.
@@ -40,18 +42,33 @@ class Part:
     want: Want
     prompt: list[int]
 
+    def held_to(self, grammar: Grammar) -> Part:
+        """The same, for an answer that a grammar rules: its choices are of no use to others."""
+        key = f"{len(self.prompt)} {grammar.trigger} {grammar.text}"
+        return replace(self, want=replace(self.want, grammar=key))
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """A finished answer.
 
     Attributes:
-        text: the answer.
+        text: the answer, every character of it.
         provenance: who wrote what, and why.
+        content: the text without tool calls.
+        calls: the tool calls in it.
+        invalid_calls: what was meant as a call and is none, as it stands in the text, with the reason.
+        parsed: the value of a JSON answer: of the type given as ``json_schema``, or plain; of a cancelled one, as far as it came.
+        parsing_error: why ``parsed`` could not be made: a validator that the schema says nothing of.
     """
 
     text: str
     provenance: Provenance
+    content: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    invalid_calls: tuple[InvalidToolCall, ...] = ()
+    parsed: Any = None
+    parsing_error: Exception | None = None
 
 
 class Run:
@@ -63,6 +80,8 @@ class Run:
         start: makes the decode, given a clock that tells the seconds worked on this request.
         config: recorded with the answer.
         done: called once with each model's counts, when the request is over.
+        constraint: what the answer is held to; for the record.
+        reading: turns the finished text into the result.
     """
 
     def __init__(
@@ -72,8 +91,11 @@ class Run:
         start: Callable[[Callable[[], float]], Decode],
         config: NudgingConfig,
         done: Callable[[Mapping[Model, Counts]], tuple[Warning, ...]],
+        constraint: Constraint | None = None,
+        reading: Callable[[Provenance], Result] | None = None,
     ) -> None:
         self._parts, self.desk, self._config, self._done = parts, desk, config, done
+        self._constraint, self._reading = constraint, reading
         self._decode = start(self._worked_s)
         self._sessions: dict[Model, Session] = {}
         self._worked = 0.0  # seconds
@@ -190,6 +212,8 @@ class Run:
             nudging=use["nudging"],
             first_piece_s=self.pieces[0].elapsed_s if self.pieces else None,
             total_s=self._worked_s(),
+            grammar_tokens=sum(piece.n_tokens for piece in self.pieces if piece.source == "grammar"),
+            grammar_s=self._constraint.seconds if self._constraint else 0.0,
             config=self._config.model_dump(mode="json"),
         )
         return record.model_copy(update={"warnings": (*_warnings(record, outcome), *self._warnings)})
@@ -198,7 +222,7 @@ class Run:
     def result(self) -> Result:
         """Text and record."""
         record = self.provenance()
-        return Result(record.text, record)
+        return self._reading(record) if self._reading else Result(record.text, record, record.text)
 
     def _model_use(self, model: Model) -> ModelUse:
         if model not in self._parts:
@@ -237,6 +261,11 @@ class _Streaming:
     def text(self) -> str:
         """The text so far."""
         return "".join(piece.text for piece in self._run.pieces)
+
+    @property
+    def partial(self) -> Any:
+        """The value of a JSON answer as far as it has come; None before it begins."""
+        return partial_object(self.text)
 
     @property
     def provenance(self) -> Provenance:
@@ -404,6 +433,13 @@ def _warnings(record: Provenance, outcome: Outcome | None) -> Iterator[Warning]:
         yield Warning(
             code="repetition",
             message="The answer went in circles and was ended. Raise the threshold, or sample (temperature=0.7).",
+        )
+    if outcome and outcome.closed_early:
+        yield Warning(
+            code="closed_early",
+            message="The answer was brought to a valid end by the shortest way, as max_tokens left no room for more or it "
+            "went in circles: it may say less than the models would. Raise max_tokens, or bound arrays and strings in the "
+            "schema.",
         )
     if outcome and outcome.cut_at_marker:
         yield Warning(

@@ -23,7 +23,7 @@ from weakref import WeakSet
 
 from .backends import Engine, Row, Want
 from .gates import Prediction
-from .voice import Ask
+from .voice import Ask, Masks
 
 #: A session is taken over, not copied, if that loses at most as many of its tokens.
 _LOSS = 32
@@ -121,11 +121,11 @@ class Session:
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
-    def prepare(self, tokens: list[int], guesses: Sequence[int], want: Want) -> Row:
+    def prepare(self, tokens: list[int], guesses: Sequence[int], want: Want, masks: Masks = None) -> Row:
         """Go back to what ``tokens`` shares with the path; what a forward must evaluate."""
         keep = min(self.common_prefix(tokens), len(tokens) - 1)
         self._rewind(keep)
-        return Row(self._cache, [*tokens[keep:], *guesses], keep, 1 + len(guesses), want)
+        return Row(self._cache, [*tokens[keep:], *guesses], keep, 1 + len(guesses), want, masks)
 
     def absorb(self, row: Row, guesses: int, predictions: Sequence[Prediction], seconds: float) -> None:
         """A forward has evaluated ``row``, the last ``guesses`` tokens of which were guessed."""
@@ -138,7 +138,7 @@ class Session:
         for at, prediction in enumerate(predictions, start=len(self._path) - len(predictions)):
             self._known[at] = (row.want, prediction)
 
-    def evaluate_from_snapshot(self, ask: Ask, want: Want) -> None:
+    def evaluate_from_snapshot(self, ask: Ask, want: Want, masks: Masks = None) -> None:
         """For caches that cannot be cropped (recurrent states): no drafts, and a copy of the cache to go back to."""
         tokens, path = ask.tokens, self._path
         if min(self.common_prefix(tokens), len(tokens) - 1) < len(path):
@@ -151,15 +151,15 @@ class Session:
             self.counts.reused = min(self.counts.reused, len(self._path))
         if len(self._path) <= ask.stable < len(tokens):
             if len(self._path) < ask.stable:
-                self._evaluate(tokens[len(self._path) : ask.stable], want)
+                self._evaluate(tokens[len(self._path) : ask.stable], want, known=want.grammar is None)
             self._snapshot = (list(self._path), self._engine.copy_cache(self._cache))
-        self._evaluate(tokens[len(self._path) :], want)
+        self._evaluate(tokens[len(self._path) :], want, masks)
 
-    def _evaluate(self, tokens: list[int], want: Want) -> None:
-        row = Row(self._cache, tokens, len(self._path), 1, want)
+    def _evaluate(self, tokens: list[int], want: Want, masks: Masks = None, known: bool = True) -> None:
+        row = Row(self._cache, tokens, len(self._path), 1, want, masks)
         started = time.perf_counter()
         [predictions] = self._engine.forward([row])
-        self.absorb(row, 0, predictions, time.perf_counter() - started)
+        self.absorb(row, 0, predictions if known else [], time.perf_counter() - started)
 
     def _rewind(self, keep: int) -> None:
         """Go back to the first ``keep`` tokens of the path."""

@@ -118,12 +118,14 @@ class Answer:
     Attributes:
         text: everything accepted, held pieces included. Only a cut shortens it, and only by what was held.
         n_tokens: its length in base tokens.
+        free: whether stop strings and role markers count where the next piece comes; not within what a grammar rules.
         finish_reason: set once the text has ended by itself; ``add`` then ignores what comes.
     """
 
     def __init__(self, stop: Sequence[str] = (), guard: bool = True) -> None:
         self.text = ""
         self.n_tokens = 0
+        self.free = True
         self.finish_reason: FinishReason | None = None
         self._stop = StringScanner(stop)
         self._guard = RepetitionGuard() if guard else None
@@ -149,6 +151,8 @@ class Answer:
         self._held.append(piece)
         stop, circle = self._stop.find(self.text), self._guard.find(self.text) if self._guard else None
         marker = self._markers.find(self.text) if self._markers else None
+        if not self.free:
+            stop = marker = None
         if stop is not None and (circle is None or stop[1] <= circle) and (marker is None or stop[1] <= marker[1]):
             self.finish_reason = "stop_string"
             self._cut(stop[0])
@@ -159,6 +163,15 @@ class Answer:
             self.finish_reason = "repetition"
             self._cut(circle)
         return True
+
+    def append(self, piece: Piece) -> None:
+        """Append a piece that nothing may cut, even after the end of the answer: text that a grammar demands."""
+        self.text += piece.text
+        self.n_tokens += piece.n_tokens
+        self._held.append(piece)
+        self._stop.find(self.text)
+        if self._guard is not None:
+            self._guard.rewind(self.text)
 
     def ready(self, final: bool = False) -> list[Piece]:
         """Take out the pieces that nothing can change any more; all of them if ``final``."""

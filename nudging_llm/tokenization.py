@@ -66,7 +66,8 @@ class TextCodec:
             entry.content: token for token, entry in added.items() if not entry.special and token in self.control_tokens
         }
         own_end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        self.end_tokens = {token for token, entry in added.items() if entry.special} | set(end_tokens) | set(own_end)
+        self.stop_tokens = frozenset(end_tokens) | frozenset(own_end)  # what a model writes to end its text
+        self.end_tokens = {token for token, entry in added.items() if entry.special} | self.stop_tokens
         self.size: int = self._backend.get_vocab_size(with_added_tokens=True)
         self.crossing, self.crosses_wide = _crossing_characters(self._backend.get_vocab(with_added_tokens=True))
         safe_guards = [guard for guard in _GUARDS if guard not in self.crossing]
@@ -100,6 +101,11 @@ class TextCodec:
         """Text of ``tokens`` as if it stood inside a document. Control tokens are spelt out."""
         whole: str = self._backend.decode([*self._guard_ids, *tokens], skip_special_tokens=False)
         return whole[len(self._guard_text) :]
+
+    def serialized(self) -> str:
+        """The tokenizer as the JSON of a ``tokenizer.json``."""
+        text: str = self._backend.to_str()
+        return text
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends the text: the model's end tokens, and any special token, as text cannot hold it."""

@@ -13,6 +13,8 @@ from typing import Literal, Protocol
 from .tokenization import AnswerPath, Detokenizer, TextCodec
 
 Model = Literal["base", "nudging"]
+#: For each position the tokens that may be chosen, one bit each from the lowest; None: any.
+Masks = Sequence[bytes] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,15 @@ class Ask:
         stable: how many of ``tokens`` will not be taken back.
         guess: makes a guess at the tokens that follow, to be called only if a forward is needed: evaluated with it, the
             guess may answer later asks.
+        masks: which tokens may be chosen after ``tokens`` and after each guess, as bits; leaves out guesses that may not. None if
+            all may be chosen, always.
     """
 
     model: Model
     tokens: list[int]
     stable: int
     guess: Callable[[], list[int]] = list
+    masks: Callable[[list[int]], tuple[list[int], Masks]] | None = None
 
 
 class TextStream(Protocol):

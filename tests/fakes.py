@@ -187,8 +187,17 @@ class FakeEngine:
         found = []
         for end in range(len(cache) - row.last + 1, len(cache) + 1):
             token, prob = self.model.next(cache[:end])
-            found.append(Prediction(token, prob, token))
+            mask = row.masks[end - len(cache) + row.last - 1] if row.masks else None
+            chosen = self._best(token, mask, end) if mask else token
+            found.append(Prediction(token, prob, chosen, allowed=chosen == token))
         return found
+
+    def _best(self, token: int, mask: bytes, end: int) -> int:
+        """The token itself if it is allowed, else any that is, the same for the same text length and token."""
+        if mask[token // 8] >> token % 8 & 1:
+            return token
+        allowed = [8 * at + bit for at, byte in enumerate(mask) if byte for bit in range(8) if byte >> bit & 1]
+        return allowed[_hash(token, end) % len(allowed)]
 
     def crop(self, cache: list[int], drop: int) -> None:
         assert self.can_crop and 0 < drop <= len(cache)

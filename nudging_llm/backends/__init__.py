@@ -35,10 +35,14 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What a prediction must hold: the way of choosing, and statistics beyond the top-1 probability."""
+    """What a prediction must hold: the way of choosing, and statistics beyond the top-1 probability.
+
+    ``grammar`` names what the choice is held to; predictions made for another one are of no use.
+    """
 
     sampling: Sampling | None = None
     needs: frozenset[str] = frozenset()
+    grammar: str | None = None
 
 
 GREEDY = Want()
@@ -58,6 +62,7 @@ class Row:
         past: how many tokens the cache holds already.
         last: after how many of ``tokens``, counted from the end, predictions are wanted.
         want: what they must hold.
+        masks: for each of these predictions the tokens that may be chosen, one bit each from the lowest; None: any.
     """
 
     cache: Any
@@ -65,6 +70,7 @@ class Row:
     past: int
     last: int
     want: Want
+    masks: Sequence[bytes] | None = None
 
 
 class Engine(Protocol):

@@ -238,7 +238,7 @@ class TransformersEngine:
 def _statistics(logits: torch.Tensor, rows: Sequence[Row]) -> list[list[Prediction]]:
     """Predictions from the rows' logits [last of all, vocabulary] (float32).
 
-    One small transfer: everything is reduced on the logits' device to [n, 5] numbers (float64 holds ids exactly).
+    One small transfer: everything is reduced on the logits' device to [n, 6] numbers (float64 holds ids exactly).
     """
     needs = frozenset().union(*(row.want.needs for row in rows))
     top_logit, top = logits.max(dim=-1)  # [n]
@@ -252,13 +252,18 @@ def _statistics(logits: torch.Tensor, rows: Sequence[Row]) -> list[list[Predicti
         two = (logits.topk(2, dim=-1).values - log_total[:, None]).exp()  # [n, 2]
         margin = two[:, 0] - two[:, 1]
     starts = [0, *accumulate(row.last for row in rows)]
-    chosen = top.clone()
+    chosen, allowed = top.clone(), torch.ones_like(top_logit)
     for row, start, stop in zip(rows, starts, starts[1:], strict=False):
+        if row.masks is not None:
+            may = _bits(row.masks, logits)
+            allowed[start:stop] = may.gather(1, top[start:stop, None])[:, 0].to(allowed.dtype)
+            logits[start:stop].masked_fill_(~may, float("-inf"))
+            chosen[start:stop] = logits[start:stop].argmax(dim=-1)
         if (how := row.want.sampling) is not None:
             first = row.past + len(row.tokens) - row.last + 1  # index in the text of the first token to choose
             chosen[start:stop] = torch.stack([sample(logits[at], how, first + at - start) for at in range(start, stop)])
-    columns = [top, (top_logit - log_total).exp(), chosen, entropy, margin]
-    numbers = torch.stack([column.double() for column in columns], dim=-1).tolist()  # [n, 5]
+    columns = [top, (top_logit - log_total).exp(), chosen, entropy, margin, allowed]
+    numbers = torch.stack([column.double() for column in columns], dim=-1).tolist()  # [n, 6]
     return [
         [
             Prediction(
@@ -267,11 +272,22 @@ def _statistics(logits: torch.Tensor, rows: Sequence[Row]) -> list[list[Predicti
                 int(token),
                 entropy_ if "entropy" in row.want.needs else None,
                 margin_ if "margin" in row.want.needs else None,
+                bool(may_),
             )
-            for top_id, prob, token, entropy_, margin_ in numbers[start:stop]
+            for top_id, prob, token, entropy_, margin_, may_ in numbers[start:stop]
         ]
         for row, start, stop in zip(rows, starts, starts[1:], strict=False)
     ]
+
+
+def _bits(masks: Sequence[bytes], logits: torch.Tensor) -> torch.Tensor:
+    """Bit masks as booleans [n, vocabulary], on the logits' device; tokens beyond a mask are not allowed."""
+    width = logits.shape[-1]
+    packed = torch.frombuffer(bytearray(b"".join(masks)), dtype=torch.uint8).view(len(masks), -1)
+    packed = packed[:, : -(-width // 8)].to(logits.device, non_blocking=True)
+    each = torch.arange(8, device=logits.device, dtype=torch.uint8)
+    bits = ((packed[:, :, None] >> each) & 1).bool().flatten(1)[:, :width]  # lowest bit first
+    return torch.nn.functional.pad(bits, (0, width - bits.shape[1]))
 
 
 #: How many of the most likely tokens are looked at first for ``top_p``.

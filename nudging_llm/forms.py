@@ -1,0 +1,134 @@
+"""What form of answer a request asks for (free text, JSON, a pattern, choices, tool calls), and how to read it back.
+
+Turns the per-call keywords ``json_schema``, ``regex``, ``choices``, ``tools``, ``tool_choice`` and ``parallel_tool_calls`` into a
+``Form``: the grammar to hold the answer to, the tools that prompts show, and the reader of the finished text. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from .config import NudgingConfig
+from .errors import ConfigError, GrammarError, nearest
+from .grammar import Grammar, calls_grammar, choices_grammar, json_grammar, regex_grammar
+from .provenance import Provenance
+from .running import Result
+from .tools import HERMES, Choice, Tool, parse_calls, partial_object, read_choice, read_tools
+
+#: The per-call keywords that ask for a form.
+KEYWORDS = ("json_schema", "regex", "choices", "tools", "tool_choice", "parallel_tool_calls")
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form of one answer.
+
+    Attributes:
+        grammar: what the text is held to; None for free text.
+        tools: those that the prompts show.
+        choice: whether they may or must be called.
+        load: makes a value of the JSON text; None if it is no JSON.
+    """
+
+    grammar: Grammar | None = None
+    tools: tuple[Tool, ...] = ()
+    choice: Choice | None = None
+    load: Callable[[str], Any] | None = None
+
+    def read(self, record: Provenance) -> Result:
+        """A finished answer's text and what it says."""
+        text = record.text
+        if self.tools:
+            answer = parse_calls(text, self.tools)
+            return Result(text, record, answer.content, answer.calls, answer.invalid)
+        if self.load is None:
+            return Result(text, record, text)
+        if record.finish_reason in ("cancelled", "error"):
+            return Result(text, record, text, parsed=partial_object(text))
+        try:
+            return Result(text, record, text, parsed=self.load(text))
+        except (
+            ValueError,
+            ValidationError,
+        ) as error:  # a validator of the caller's own, of which the schema says nothing
+            return Result(text, record, text, parsing_error=error)
+
+    def check(self, config: NudgingConfig) -> None:
+        """Refuse options that cannot hold together with the form.
+
+        Raises:
+            ConfigError: naming them.
+        """
+        if self.grammar is None:
+            return
+        if config.repetition == "paper":
+            raise ConfigError(
+                "repetition='paper' reads base runs in chunks, which no grammar can be held to. Use repetition='guard' with "
+                "json_schema, regex, choices and tools."
+            )
+        if config.stop and self.grammar.trigger is None:
+            raise ConfigError(
+                f"stop={config.stop!r} could cut the answer before it is valid. Remove stop: a grammar ends the answer by itself."
+            )
+
+
+FREE = Form()
+
+
+def read_form(options: Mapping[str, Any]) -> tuple[Form, dict[str, Any]]:
+    """The form that the keywords ask for, and the other options.
+
+    Raises:
+        ConfigError: two forms at once, or ``tool_choice`` without ``tools``.
+        ToolError, GrammarError: what was given cannot be used.
+    """
+    asked = {name: options[name] for name in KEYWORDS if options.get(name) is not None}
+    rest = {name: value for name, value in options.items() if name not in KEYWORDS}
+    for name in rest:
+        if name not in NudgingConfig.model_fields:
+            raise ConfigError(f"Unknown option {name!r}.{nearest(name, [*NudgingConfig.model_fields, *KEYWORDS])}")
+    if not asked:
+        return FREE, rest
+    tools = read_tools(asked["tools"]) if "tools" in asked else ()
+    choice = read_choice(asked.get("tool_choice"), tools)
+    tools = () if choice.mode == "none" else tools  # not shown either: what may not be called should not tempt
+    forms = [name for name in ("json_schema", "regex", "choices") if name in asked] + ["tools"] * bool(tools)
+    if len(forms) > 1:
+        raise ConfigError(f"{' and '.join(forms)} ask for different forms of answer: give one (or tool_choice='none').")
+    if tools:
+        return _calls(tools, choice, bool(asked.get("parallel_tool_calls", True))), rest
+    if "json_schema" in asked:
+        schema, load = _schema(asked["json_schema"])
+        return Form(json_grammar(schema), load=load), rest
+    if "regex" in asked:
+        return Form(regex_grammar(asked["regex"])), rest
+    if "choices" in asked:
+        return Form(choices_grammar(asked["choices"])), rest
+    return FREE, rest
+
+
+def _calls(tools: tuple[Tool, ...], choice: Choice, several: bool) -> Form:
+    callable_now = tuple(tool for tool in tools if choice.name in (None, tool.name))
+    trigger = HERMES.begin.strip() if choice.mode == "auto" else None
+    grammar = calls_grammar(
+        HERMES.schema(callable_now), HERMES.begin, HERMES.end, several and choice.name is None, trigger
+    )
+    return Form(grammar, tools, choice)
+
+
+def _schema(asked: Any) -> tuple[Any, Callable[[str], Any]]:
+    """A JSON schema, and what reads text that fits it."""
+    if isinstance(asked, (Mapping, bool)):
+        return asked, TypeAdapter(Any).validate_json
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(asked)
+        return adapter.json_schema(), adapter.validate_json
+    except (PydanticUserError, AttributeError, TypeError, ValueError) as error:
+        raise GrammarError(
+            f"json_schema={asked!r}: give a JSON schema (a dict or a bool), or a type such as a pydantic model ({error})."
+        ) from None

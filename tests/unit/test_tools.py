@@ -1,0 +1,664 @@
+"""Tools: definitions, choices, the text of calls, and calls found in answers."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import time
+from typing import Annotated, Literal
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+
+import nudging_llm.tools
+from nudging_llm import ToolError
+from nudging_llm.tools import (
+    HERMES,
+    MAX_DEPTH,
+    Choice,
+    InvalidToolCall,
+    Tool,
+    ToolCall,
+    new_call_id,
+    parse_calls,
+    partial_object,
+    plain_json,
+    read_choice,
+    read_tools,
+    tools_section,
+    transcript_tools,
+)
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+EMPTY = {"type": "object", "properties": {}}
+
+
+class Weather(BaseModel):
+    """Forecast of a city."""
+
+    city: str
+    days: int = 3
+
+
+class Node(BaseModel):
+    """A tree."""
+
+    value: int
+    children: list[Node] = []
+
+
+def get_time(city: str, zone: Annotated[str, Field(description="of time")] = "UTC", *rest: int) -> str:
+    """Time in a city."""
+    return city + zone
+
+
+def anything(a, _b=2, **more):
+    return a
+
+
+WEATHER = Tool("get_weather", "Weather of a city.", CITY)
+TIME = Tool("get_time", "", EMPTY)
+TOOLS = (WEATHER, TIME)
+
+
+# -- definitions ------------------------------------------------------------------------------------------------------
+
+BARE = {"name": "get_weather", "description": "Weather of a city.", "parameters": CITY}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        BARE,
+        {"type": "function", "function": {**BARE, "strict": True}},
+        {"type": "function", **BARE},
+        {"name": "get_weather", "description": "Weather of a city.\n", "input_schema": CITY},
+        {**BARE, "parameters": {key: CITY[key] for key in ("properties", "required")}},
+        WEATHER,
+    ],
+    ids=str,
+)
+def test_forms_of_one_tool(item):
+    assert read_tools([item]) == (WEATHER,)
+
+
+@pytest.mark.parametrize("parameters", [None, {}])
+def test_no_parameters_are_no_arguments(parameters):
+    assert read_tools([{"name": "now", "parameters": parameters}]) == (Tool("now", "", EMPTY),)
+    assert read_tools([{"name": "now"}]) == (Tool("now", "", EMPTY),)
+
+
+def test_pydantic_class():
+    [tool] = read_tools([Weather])
+    assert (tool.name, tool.description) == ("Weather", "Forecast of a city.")
+    assert tool.parameters["required"] == ["city"]
+    assert tool.parameters["properties"]["days"]["default"] == 3
+    assert "description" not in tool.parameters
+
+
+def test_pydantic_class_that_contains_itself_is_an_object():
+    [tool] = read_tools([Node])
+    assert tool.parameters["type"] == "object"
+    jsonschema.validate({"value": 1, "children": [{"value": 2}]}, tool.parameters)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"value": 1, "children": [{"value": "x"}]}, tool.parameters)
+
+
+def test_functions():
+    first, second = read_tools([get_time, anything])
+    assert (first.name, first.description) == ("get_time", "Time in a city.")
+    assert list(first.parameters["properties"]) == ["city", "zone"]
+    assert first.parameters["properties"]["zone"]["description"] == "of time"
+    assert first.parameters["required"] == ["city"]
+    assert first.parameters["additionalProperties"] is False
+    assert list(second.parameters["properties"]) == ["a", "_b"]
+    assert second.parameters["additionalProperties"] is True
+    assert "type" not in second.parameters["properties"]["a"]
+
+
+def test_arguments_with_names_that_pydantic_uses_itself():
+    def tool(schema: str, model_config: int, copy: bool = True): ...
+
+    [found] = read_tools([tool])
+    assert list(found.parameters["properties"]) == ["schema", "model_config", "copy"]
+
+
+class Opaque: ...
+
+
+def takes_opaque(x: Opaque): ...
+
+
+def unknown_hint(x: Nowhere): ...  # noqa: F821
+
+
+def deep(levels: int) -> dict:
+    schema: dict = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "array", "items": schema}
+    return {"type": "object", "properties": {"x": schema}}
+
+
+BAD_TOOLS = [
+    (BARE, "give a list"),
+    ("get_weather", "tools='get_weather'"),
+    (None, "give a list"),
+    ([7], "tool 0 is 7"),
+    ([Opaque], "tool 0 is .*Opaque"),
+    ([{"type": "web_search", "name": "x"}], "type 'web_search'"),
+    ([{"description": "x"}], "tool 0 has the name None"),
+    ([{"name": "get weather"}], "'get weather'.*letters"),
+    ([{"name": "x" * 65}], "1 to 64"),
+    ([lambda x: x], "'<lambda>'"),
+    ([{"type": "function", "function": "x"}], "'x' as 'function'"),
+    ([BARE, WEATHER], "Two tools are called 'get_weather'"),
+    ([{"name": "a", "description": 5}], "description 5"),
+    ([{"name": "a", "description": "\ud800"}], "'a' has a description"),
+    ([{"name": "a", "parameters": []}], r"parameters \[\]"),
+    ([{"name": "a", "parameters": {"type": "string"}}], "'a' has parameters of the type 'string'"),
+    ([{"name": "a", "parameters": {"type": "object", "properties": {"x": 3}}}], "properties"),
+    ([{"name": "a", "parameters": {"type": "object", "required": "x"}}], "required"),
+    (
+        [{"name": "a", "parameters": {"type": "object", "properties": {"x": {"type": "int"}}}}],
+        "valid JSON schema.*'int'",
+    ),
+    ([{"name": "a", "parameters": {"type": "object", "default": float("nan")}}], "nan"),
+    ([{"name": "a", "parameters": {"type": "object", "default": {1, 2}}}], "no JSON"),
+    ([{"name": "a", "parameters": {"type": "object", "default": {1: 2}}}], "key 1"),
+    ([{"name": "a", "parameters": deep(500)}], "levels deep"),
+    ([takes_opaque], "'takes_opaque'.*JSON schema"),
+    ([unknown_hint], "'unknown_hint'.*Nowhere"),
+]
+
+
+@pytest.mark.parametrize(("tools", "said"), BAD_TOOLS, ids=range(len(BAD_TOOLS)))
+def test_bad_tools(tools, said):
+    with pytest.raises(ToolError, match=said):
+        read_tools(tools)
+
+
+def test_a_schema_as_deep_as_allowed_is_read():
+    assert read_tools([{"name": "a", "parameters": deep(MAX_DEPTH - 4)}])
+
+
+# -- choice -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (None, Choice("auto")),
+        ("auto", Choice("auto")),
+        ({"type": "auto"}, Choice("auto")),
+        ("none", Choice("none")),
+        (False, Choice("none")),
+        ({"type": "none"}, Choice("none")),
+        ("required", Choice("required")),
+        ("any", Choice("required")),
+        (True, Choice("required")),
+        ({"type": "any"}, Choice("required")),
+        ("get_time", Choice("required", "get_time")),
+        ({"type": "function", "function": {"name": "get_time"}}, Choice("required", "get_time")),
+        ({"type": "tool", "name": "get_time"}, Choice("required", "get_time")),
+        (Choice("required", "get_time"), Choice("required", "get_time")),
+    ],
+    ids=str,
+)
+def test_choices(choice, expected):
+    assert read_choice(choice, TOOLS) == expected
+    if expected.mode == "required":
+        with pytest.raises(ToolError, match="no tools"):
+            read_choice(choice, ())
+    else:
+        assert read_choice(choice, ()) == expected
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ("get_wether", "'get_wether': possible are .*'get_weather'.*Did you mean 'get_weather'"),
+        ("requird", "Did you mean 'required'"),
+        ({"type": "tool", "name": "get_tim"}, "Did you mean 'get_time'"),
+        ({"type": "function"}, "possible are"),
+        ({"type": ["x"]}, "possible are"),
+        ({}, "possible are"),
+        ("", "possible are"),
+        (3, "tool_choice=3"),
+    ],
+    ids=str,
+)
+def test_bad_choices(choice, said):
+    with pytest.raises(ToolError, match=said):
+        read_choice(choice, TOOLS)
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_as_hermes_writes_it():
+    text = HERMES.write("get_weather", {"city": 'Zürich "N"'})
+    assert text == '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Zürich \\"N\\""}}\n</tool_call>'
+
+
+def valid(schema, body) -> bool:
+    validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    validator.check_schema(schema)
+    return validator(schema).is_valid(body)
+
+
+def test_schema_of_one_and_of_several():
+    one = HERMES.schema([WEATHER])
+    assert one == {
+        "type": "object",
+        "properties": {"name": {"const": "get_weather"}, "arguments": CITY},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+    assert list(one["properties"]) == ["name", "arguments"]
+    several = HERMES.schema(TOOLS)
+    assert several == {"anyOf": [one, HERMES.schema([TIME])]}
+    assert valid(several, {"name": "get_weather", "arguments": {"city": "Rome"}})
+    assert not valid(several, {"name": "get_weather", "arguments": {}})
+    assert not valid(several, {"name": "other", "arguments": {}})
+
+
+def test_references_hold_where_two_tools_have_definitions_of_one_name():
+    def tool(name, kind, keyword):
+        part = {"type": "object", "properties": {"v": {"type": kind}, "next": {"$ref": f"#/{keyword}/P"}}}
+        schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "http://x/y", "type": "object"}
+        return Tool(name, "", {**schema, keyword: {"P": part}, "properties": {"p": {"$ref": f"#/{keyword}/P"}}})
+
+    schema = HERMES.schema([tool("a", "string", "$defs"), tool("b", "integer", "definitions"), WEATHER])
+    for name, right, wrong in (("a", "x", 1), ("b", 1, "x")):
+        assert valid(schema, {"name": name, "arguments": {"p": {"v": right, "next": {"v": right}}}})
+        assert not valid(schema, {"name": name, "arguments": {"p": {"v": right, "next": {"v": wrong}}}})
+    assert valid(schema, {"name": "get_weather", "arguments": {"city": "Rome"}})
+
+
+def test_parameters_that_contain_themselves():
+    tree = {"type": "object", "properties": {"v": {"type": "integer"}, "sub": {"$ref": "#"}}, "required": ["v"]}
+    for tools in (
+        [Tool("tree", "", tree)],
+        [Tool("tree", "", tree), TIME],
+        [*read_tools([Node]), Tool("tree", "", tree)],
+    ):
+        schema = HERMES.schema(tools)
+        assert valid(schema, {"name": "tree", "arguments": {"v": 1, "sub": {"v": 2, "sub": {"v": 3}}}})
+        assert not valid(schema, {"name": "tree", "arguments": {"v": 1, "sub": {"sub": {"v": 3}}}})
+
+
+def test_arguments_and_data_that_look_like_references_stay():
+    data = {"$ref": "#/x"}
+    properties = {"$ref": {"type": "string"}, "enum": {"$ref": "#/$defs/E"}, "d": {"const": data, "default": data}}
+    schema = HERMES.schema([Tool("t", "", {"type": "object", "properties": properties, "$defs": {"E": {"enum": [1]}}})])
+    moved = schema["$defs"]["t"]["properties"]
+    assert moved == {"$ref": {"type": "string"}, "enum": {"$ref": "#/$defs/t/$defs/E"}, "d": properties["d"]}
+    assert valid(schema, {"name": "t", "arguments": {"$ref": "x", "enum": 1, "d": data}})
+
+
+def test_the_grammar_compiler_takes_the_references():
+    llguidance = pytest.importorskip("llguidance")
+    schema = HERMES.schema([*read_tools([Node]), WEATHER])
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+    assert not llguidance.LLMatcher.validate_grammar(grammar)
+
+
+def test_section_of_a_system_text():
+    section = tools_section(TOOLS)
+    lines = section[section.index("<tools>\n") + 8 : section.index("\n</tools>")].splitlines()
+    assert [json.loads(line)["function"]["name"] for line in lines] == ["get_weather", "get_time"]
+    assert json.loads(lines[0]) == {"type": "function", "function": BARE}
+    assert HERMES.begin in section and HERMES.end in section
+    assert "must" not in section
+    assert "must call at least one function" in tools_section(TOOLS, Choice("required"))
+    assert "must call the function get_time" in tools_section(TOOLS, Choice("required", "get_time"))
+    assert tools_section(TOOLS, Choice("none")) == tools_section(()) == ""
+
+
+def test_signatures_for_a_transcript():
+    schema = {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string"},
+            "days": {"type": "integer", "default": 3},
+            "unit": {"enum": ["C", "F"]},
+            "tags": {"type": "array", "items": {"type": "string"}},
+            "when": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            "kind": {"$ref": "#/$defs/Kind"},
+            "id": {"type": ["string", "integer"]},
+            "loop": {"$ref": "#/properties/loop"},
+            "all": True,
+        },
+        "$defs": {"Kind": {"const": "é"}},
+        "required": ["city", "unit"],
+    }
+    text = transcript_tools([Tool("get_weather", "Weather\nof a city.\n\nQuestion: no?", schema), TIME])
+    assert text == (
+        "Functions:\n"
+        '- get_weather(city: string, days: integer = 3, unit: "C" | "F", tags?: array of string, when?: string or null, '
+        'kind?: "é", id?: string or integer, loop?: any, all?: any): Weather of a city. Question: no?\n'
+        "- get_time()"
+    )
+    assert transcript_tools(()) == ""
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+ROME = ("get_weather", {"city": "Rome"})
+OSLO = ("get_weather", {"city": "Oslo"})
+NOW = ("get_time", {})
+ROME_JSON = '{"name": "get_weather", "arguments": {"city": "Rome"}}'
+OSLO_JSON = '{"name": "get_weather", "arguments": {"city": "Oslo"}}'
+ROME_LLAMA = '{"name": "get_weather", "parameters": {"city": "Rome"}}'
+
+FOUND = {
+    "hermes": (f"<tool_call>\n{ROME_JSON}\n</tool_call>", "", [ROME]),
+    "words around": (f"Let me see.\n<tool_call>{ROME_JSON}</tool_call>\nSo.", "Let me see.\n\nSo.", [ROME]),
+    "two tags": (f"<tool_call>{ROME_JSON}</tool_call>\n<tool_call>{OSLO_JSON}</tool_call>", "", [ROME, OSLO]),
+    "two in a tag": (f"<tool_call>\n{ROME_JSON}\n{OSLO_JSON}\n</tool_call>", "", [ROME, OSLO]),
+    "list in a tag": (f"<tool_call>[{ROME_JSON}, {OSLO_JSON}]</tool_call> ok", "ok", [ROME, OSLO]),
+    "fence in a tag": (f"<tool_call>\n```json\n{ROME_JSON}\n```\n</tool_call>", "", [ROME]),
+    "unclosed": (f"Well. <tool_call>\n{ROME_JSON}", "Well.", [ROME]),
+    "unclosed, then words": (f"<tool_call>{ROME_JSON}\n\nI wait.", "I wait.", [ROME]),
+    "unclosed, then another": (f"<tool_call>{ROME_JSON}\n<tool_call>{OSLO_JSON}", "", [ROME, OSLO]),
+    "bracket too many": (f"<tool_call>{ROME_JSON}}}</tool_call>", "", [ROME]),
+    "closing tag in a string": (
+        '<tool_call>{"name": "get_weather", "arguments": {"city": "a</tool_call>b"}}</tool_call>.',
+        ".",
+        [("get_weather", {"city": "a</tool_call>b"})],
+    ),
+    "no arguments": ('<tool_call>{"name": "get_time"}</tool_call>', "", [NOW]),
+    "null arguments": ('<tool_call>{"name": "get_time", "arguments": null}</tool_call>', "", [NOW]),
+    "arguments as a string": (
+        '<tool_call>{"name": "get_weather", "arguments": "{\\"city\\": \\"Rome\\"}"}</tool_call>',
+        "",
+        [ROME],
+    ),
+    "arguments as an empty string": ('<tool_call>{"name": "get_time", "arguments": ""}</tool_call>', "", [NOW]),
+    "wrapped": (f'<tool_call>{{"type": "function", "function": {ROME_JSON}}}</tool_call>', "", [ROME]),
+    "wrapped, no type": (f'<tool_call>{{"function": {ROME_JSON}}}</tool_call>', "", [ROME]),
+    "python": ("<tool_call>{'name': 'get_weather', 'arguments': {'city': 'Rome',}}</tool_call>", "", [ROME]),
+    "python quotes": (
+        "<tool_call>{'name': 'get_weather', 'arguments': {'city': 'O\\'x \"y\"', 'a': [True, None, False]}}</tool_call>",
+        "",
+        [("get_weather", {"city": 'O\'x "y"', "a": [True, None, False]})],
+    ),
+    "two in python": ("<tool_call>{'name': 'get_time'}\n{'name': 'get_time',}</tool_call>", "", [NOW, NOW]),
+    "line break in a string": (
+        '<tool_call>{"name": "get_weather", "arguments": {"city": "a\nb"}}</tool_call>',
+        "",
+        [("get_weather", {"city": "a\nb"})],
+    ),
+    "fenced": (f"I call:\n```json\n{ROME_JSON}\n```\nDone.", "I call:\n\nDone.", [ROME]),
+    "fenced, two": (f"```tool_call\n{ROME_JSON}\n{OSLO_JSON}\n```", "", [ROME, OSLO]),
+    "fenced in words, no language": (f"So:\n```\n[{ROME_JSON}]\n```", "So:", [ROME]),
+    "fenced, unclosed": (f"So:\n```json\n{ROME_JSON}", "So:", [ROME]),
+    "fence in a string": (
+        'A\n```json\n{"name": "get_weather", "arguments": {"city": "```"}}\n```',
+        "A",
+        [("get_weather", {"city": "```"})],
+    ),
+    "llama": (ROME_LLAMA, "", [ROME]),
+    "llama, python tag": (f"<|python_tag|>{ROME_LLAMA}", "", [ROME]),
+    "llama, two": (f" {ROME_LLAMA}; {OSLO_JSON}\n", "", [ROME, OSLO]),
+    "llama, lines": (f"{ROME_LLAMA}\n{OSLO_JSON}", "", [ROME, OSLO]),
+    "bare list": (f"[{ROME_JSON}, {OSLO_JSON}]", "", [ROME, OSLO]),
+    "mistral": (f"[TOOL_CALLS] [{ROME_JSON}, {OSLO_JSON}]", "", [ROME, OSLO]),
+    "mistral, words": (f"Hm. [TOOL_CALLS][{ROME_JSON}]\n\nOk [1].", "Hm. \n\nOk [1].", [ROME]),
+    "mistral, newer": ('[TOOL_CALLS]get_weather{"city": "Rome"}', "", [ROME]),
+    "mistral, arguments": ('[TOOL_CALLS]get_weather[ARGS]{"city": "Rome"}', "", [ROME]),
+    "mistral, id": ('[TOOL_CALLS]get_weather[CALL_ID]a1b2c3d4e[ARGS]{"city": "Rome"}', "", [ROME]),
+    "mistral, two": ('[TOOL_CALLS]get_weather{"city": "Rome"}[TOOL_CALLS]get_time{}', "", [ROME, NOW]),
+}
+
+
+@pytest.mark.parametrize(("text", "content", "calls"), FOUND.values(), ids=FOUND)
+def test_calls_found(text, content, calls):
+    answer = parse_calls(text, TOOLS)
+    assert [(call.name, call.arguments) for call in answer.calls] == calls
+    assert answer.content == content
+    assert not answer.invalid
+    for call in answer.calls:
+        assert text[call.start : call.start + len(call.text)] == call.text
+        assert call.text.endswith("}") and call.text.strip() == call.text
+    assert len({call.id for call in answer.calls}) == len(calls)
+
+
+CONTENT = [
+    "",
+    "  Paris is it. \n",
+    '{"city": "Rome"}',
+    '{"name": "other", "arguments": {}}',
+    '{"name": "get_weather"}',
+    '{"name": "get_weather", "arguments": [1]}',
+    '{"name": "get_weather", "description": "A tool.", "parameters": {"type": "object"}}',
+    f"{ROME_JSON} is how a call looks.",
+    f"For example {ROME_JSON}",
+    f'{ROME_JSON}\n{{"x": 1}}',
+    'So:\n```json\n{"name": "other", "arguments": {}}\n```\n',
+    f"```json\n{ROME_JSON}\n... and more\n```",
+    f"```json\n{{ // comment\n{ROME_JSON}}}\n```",
+    f"```python\nprint({ROME_JSON})\n```",
+    "if (a) { b(); }",
+    "{",
+]
+
+
+@pytest.mark.parametrize("text", CONTENT)
+def test_other_json_is_content_exactly_as_it_is(text):
+    answer = parse_calls(text, TOOLS)
+    assert (answer.content, answer.calls, answer.invalid) == (text, (), ())
+
+
+INVALID = [
+    ('<tool_call>{"name": "get_wether", "arguments": {}}</tool_call>', "get_wether", "Did you mean 'get_weather'"),
+    ('<tool_call>{"name": "get_weather", "arguments": [1]}</tool_call>', "get_weather", r"\[1\] is no JSON object"),
+    ('<tool_call>{"name": "get_weather", "arguments": "{oops"}</tool_call>', "get_weather", "oops"),
+    ('<tool_call>{"name": "get_weather", "arguments": {"x": NaN}}</tool_call>', "get_weather", "nan"),
+    ('<tool_call>{"name": "get_weather", "arguments": {"x": "\\ud800"}}</tool_call>', "get_weather", "surrogates"),
+    ('<tool_call>{"arguments": {}}</tool_call>', None, "name"),
+    ('<tool_call>{"name": ["a"]}</tool_call>', None, "name"),
+    ('<tool_call>{"name": "get_weather", "arguments": {"city": "Ro</tool_call>', None, "no JSON: "),
+    ('<tool_call>{"name": "get_weather", "argu', None, "no JSON: "),
+    ("<tool_call>get_weather(Rome)</tool_call>", None, "JSON object"),
+    ("<tool_call>[1, 2]</tool_call>", None, "no call"),
+    ("<tool_call>7</tool_call>", None, "JSON object"),
+    ('<|python_tag|>brave.call(query="x")', None, "JSON object"),
+    ("[TOOL_CALLS]get_weather{oops", None, "JSON object"),
+    ('[TOOL_CALLS]nope{"a": 1}', "nope", "no function"),
+]
+
+
+@pytest.mark.parametrize(("text", "name", "said"), INVALID)
+def test_what_is_no_call_keeps_its_text_and_says_why(text, name, said):
+    answer = parse_calls(f"Hm. {text}", TOOLS)
+    assert answer.calls == ()
+    assert answer.content == "Hm."
+    [invalid] = answer.invalid
+    opener = next(tag for tag in ("<tool_call>", "<|python_tag|>", "[TOOL_CALLS]") if text.startswith(tag))
+    assert invalid.text == text.removeprefix(opener).removesuffix("</tool_call>")
+    assert f"Hm. {text}"[invalid.start :].startswith(invalid.text)
+    assert invalid.name == name
+    with pytest.raises(AssertionError, match=said):
+        raise AssertionError(invalid.error)
+
+
+def test_valid_and_invalid_side_by_side():
+    broken = '{"name": "get_weather", "arguments": {"city": Oslo}}'
+    answer = parse_calls(f"a <tool_call> {broken}\n</tool_call> b <tool_call>{ROME_JSON}\n{broken}</tool_call>", TOOLS)
+    assert [call.arguments for call in answer.calls] == [{"city": "Rome"}]
+    assert [invalid.text for invalid in answer.invalid] == [broken, broken]
+    assert answer.content == "a  b"
+
+
+def test_without_tools_every_call_is_invalid():
+    answer = parse_calls(HERMES.write("get_time", {}), ())
+    assert answer.calls == () and "none at all" in answer.invalid[0].error
+
+
+BOMBS = [
+    "[" * 100_000,
+    "{" * 100_000,
+    '{"a":' * 100_000,
+    "<tool_call>" + "[" * 100_000,
+    "<tool_call>" + '{"a":' * 50_000,
+    "<tool_call>{" * 20_000,
+    "<tool_call>{'" * 20_000,
+    '<tool_call>{"' + '\\"' * 50_000,
+    "<tool_call>{'" + "\\'" * 50_000 + "\\",
+    "<tool_call>" * 20_000,
+    "<tool_call>{'a':1}" + "{'a':1}" * 10_000,
+    "<tool_call>{'a':1}" * 5_000,
+    "```json\n{" * 20_000,
+    "```json\n[[[" * 20_000,
+    "```" + " " * 100_000 + "```" * 20_000,
+    "[TOOL_CALLS]" * 20_000,
+    "[TOOL_CALLS]get_time{" * 10_000,
+    '[TOOL_CALLS]get_time{"a": [' * 10_000,
+    "<tool_call>{'a': 1" + ", " * 50_000 + "}",
+    "<tool_call>" + "-" * 100_000,
+    "<tool_call>{'a': " + "'" * 100_001,
+    '<tool_call>{"name": ' + "[" * 900 + "]" * 900 + "}",
+    '<tool_call>{"name": "get_time", "arguments": {"x": ' + "[" * 900 + "]" * 900 + "}}",
+    '<tool_call>{"name": ' + "9" * 10_000 + "}",
+    "{'name': 'get_time', 'arguments': " + "{'a':" * 30_000,
+    ROME_JSON * 1_000 + "x",
+    f"```json\n{ROME_JSON}\n" * 1_000,
+]
+
+
+@pytest.mark.parametrize("text", BOMBS, ids=lambda text: text[:24])
+def test_hostile_answers_take_little_time_and_never_raise(text):
+    start = time.process_time()
+    parse_calls(text, TOOLS)
+    assert time.process_time() - start < 5  # a second where they are slowest; what grows quadratically takes minutes
+
+
+PIECES = st.sampled_from(
+    [
+        *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "```json\n", "```", ROME_JSON, ROME_LLAMA),
+        *(
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "'",
+            '"',
+            "\\",
+            '"name"',
+            "get_weather",
+            '"arguments"',
+            "None",
+            " ",
+            "\n",
+            "[ARGS]",
+        ),
+        *("\ud800", "\x00", "1e999", "-"),
+    ]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.one_of(st.text(), st.lists(PIECES | st.text(max_size=3), max_size=25).map("".join)))
+def test_parsing_never_raises_and_loses_nothing(text):
+    answer = parse_calls(text, TOOLS)
+    for call in (*answer.calls, *answer.invalid):
+        assert text[call.start : call.start + len(call.text)] == call.text
+    if not answer.calls and not answer.invalid:
+        assert answer.content == text
+    for call in answer.calls:
+        assert plain_json(call.arguments) == call.arguments
+    partial_object(text)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(TOOLS), st.dictionaries(st.text(), JSON, max_size=4)), min_size=1, max_size=3)
+)
+def test_what_is_written_is_read_back(wanted):
+    text = "\n".join(["Well.", *(HERMES.write(tool.name, arguments) for tool, arguments in wanted)])
+    answer = parse_calls(text, TOOLS)
+    assert [(call.name, call.arguments) for call in answer.calls] == [(tool.name, given) for tool, given in wanted]
+    assert (answer.content, answer.invalid) == ("Well.", ())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(st.text(alphabet="ab '\"", max_size=5), st.text(alphabet="ab '\"{},[]", max_size=8) | st.booleans())
+)
+def test_what_python_prints_is_read_back(arguments):
+    answer = parse_calls(f"<tool_call>{ {'name': 'get_time', 'arguments': arguments} }</tool_call>", TOOLS)
+    assert [call.arguments for call in answer.calls] == [arguments]
+
+
+# -- small things -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", None),
+        ("  ", None),
+        ("no", None),
+        ("{", {}),
+        ('{"a', {}),
+        ('{"a": "Ro', {"a": "Ro"}),
+        ('{"a": [1, {"b": tru', {"a": [1, {}]}),
+        ("[" * 5000, None),
+    ],
+)
+def test_partial_object(text, value):
+    assert partial_object(text) == value
+
+
+def test_ids_are_unique():
+    ids = {new_call_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(len(call_id) == 29 and call_id.startswith("call_") for call_id in ids)
+
+
+@pytest.mark.parametrize("value", [{1}, float("inf"), {1: 2}, b"x", "\udfff", {"\ud800": 1}, object()], ids=str)
+def test_plain_json_refuses(value):
+    with pytest.raises(ValueError):
+        plain_json({"x": [value]})
+
+
+def test_plain_json_refuses_what_contains_itself_and_copies_the_rest():
+    loop: list = []
+    loop.append(loop)
+    with pytest.raises(ValueError, match="levels deep"):
+        plain_json(loop)
+    value = {"a": (1, 2.5, None, True), "b": {"c": "é"}}
+    copy = plain_json(value)
+    assert copy == {"a": [1, 2.5, None, True], "b": {"c": "é"}}
+    assert copy["b"] is not value["b"]
+
+
+def test_examples_in_docstrings_run():
+    found = doctest.testmod(nudging_llm.tools)
+    assert found.attempted and not found.failed
+
+
+def test_results_compare_by_value():
+    assert ToolCall("i", "n", {}, "t", 0) == ToolCall("i", "n", {}, "t", 0)
+    assert InvalidToolCall("i", None, "t", "e", 0) != InvalidToolCall("i", None, "t", "e", 1)
+
+
+def test_enum_hints():
+    def pick(unit: Literal["C", "F"] = "C"): ...
+
+    # hints of this module are strings, and are looked up where the function was defined
+    [tool] = read_tools([pick])
+    assert tool.parameters["properties"]["unit"]["enum"] == ["C", "F"]
