@@ -413,6 +413,11 @@ class _Decoder:
                         break
                     if len(self.answer.text) > length:
                         tokens = voice.encode(self.answer.text)
+                        if gated and self.constraint.may_end(
+                            self.answer.text
+                        ):  # the nudging model says whether it ends
+                            self._base_stopped(None)
+                            break
             if self.answer.n_tokens + waiting >= self.config.max_tokens:  # a run has no rounds in it to check between
                 self.cut_at_length = True
             if self.answer.finish_reason or self.cut_at_length:
@@ -584,8 +589,12 @@ class _Decoder:
         return self.constraint.complete(self.answer.text)
 
     def _test_after_forced(self) -> Asking:
-        """Whether the base model goes on after forced text: if it is sure."""
+        """Whether the base model goes on after forced text: if it is sure. Where the answer may end, the nudging model says
+        whether it does."""
         text = self.answer.text
+        if self.constraint and self.constraint.may_end(text):
+            self.why, self.at_end = Reason.LOOKAHEAD_CUT, None
+            return None
         tested = yield from self._base_at(text, self.voices["base"].encode(text), 0)
         if self._confident(tested):
             return tested, Reason.HANDOVER_CONFIDENT

@@ -14,12 +14,17 @@ pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
 
 
+def programs(document: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
+
+
 def test_the_readme_example_runs(tmp_path, starter):
-    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    code = "\n".join(programs("README.md"))
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "Reason.OPENING" not in done.stdout
     assert "nudging opening" in done.stdout
+    assert "ToolCall(" in done.stdout and "Trip(" in done.stdout
 
 
 def test_the_cookbook_runs(tmp_path, starter):
@@ -28,3 +33,10 @@ def test_the_cookbook_runs(tmp_path, starter):
         assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "answer.json").read_text(encoding="utf-8"))
     assert record["text"]
+
+
+def test_the_example_of_forms_runs(starter):
+    [code] = programs("docs/forms.md")
+    names: dict = {"gen": starter}
+    exec(compile(code, "docs/forms.md", "exec", dont_inherit=True), names)
+    assert names["call"].name == "get_weather"

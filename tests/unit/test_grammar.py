@@ -16,10 +16,19 @@ from nudging_llm import GrammarError, NudgingConfig
 from nudging_llm.backends import GREEDY
 from nudging_llm.batching import Batcher, Desk
 from nudging_llm.decoder import decode, decode_alone
-from nudging_llm.grammar import Constraint, Grammar, choices_grammar, json_grammar, regex_grammar, vocabulary
+from nudging_llm.grammar import (
+    Constraint,
+    Grammar,
+    calls_grammar,
+    choices_grammar,
+    json_grammar,
+    regex_grammar,
+    vocabulary,
+)
 from nudging_llm.provenance import Reason
 from nudging_llm.running import Part, Result, Run, Stream
 from nudging_llm.session import SessionPool
+from nudging_llm.tools import HERMES, parse_calls, read_tools
 from nudging_llm.voice import PromptVoice
 from tests.fakes import KINDS, FakeEngine, FakeModel, codec
 
@@ -92,6 +101,7 @@ schemas = st.recursive(
     ),
     max_leaves=6,
 )
+WHOLE = {"type": "integer"}
 NODE = {
     "type": "object",
     "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}, "v": {"type": "integer"}},
@@ -380,3 +390,57 @@ def test_bad_choices(choices: Any) -> None:
 def test_corner_cases_are_met(value: Any) -> None:
     for seed in range(6):
         valid(value, answer(json_grammar(value), models_for(seed), NudgingConfig(max_tokens=80)).text)
+
+
+# -- calls in free text -----------------------------------------------------------------------------------------------
+
+
+class Scripted(FakeModel):
+    """A model that would write one text, whatever the grammar makes of it."""
+
+    def __init__(self, kind: str, prompt: str, script: str, prob: float) -> None:
+        super().__init__(kind, 1)
+        self.prompt, self.script, self.prob = prompt, script, prob
+
+    def next(self, tokens: Any) -> tuple[int, float]:
+        text = self.codec.decode([token for token in tokens if not self.codec.is_end(token)])
+        written = text.partition(self.prompt)[2].lstrip(" ")
+        rest = self.codec.encode(self.script[len(written) :])
+        return (rest[0] if rest else self.codec._backend.token_to_id("<end>")), self.prob
+
+
+CALL = {"name": "add", "parameters": {"type": "object", "properties": {"n": WHOLE}, "required": ["n"]}}
+
+
+@pytest.mark.parametrize("kind", ["bytes", "byte_bpe", "gpt_bpe", "fallback"])
+@pytest.mark.parametrize("base_prob", [0.1, 0.9])
+@pytest.mark.parametrize("several", [True, False])
+def test_a_call_that_has_begun_is_held_to_its_schema(kind: str, base_prob: float, several: bool) -> None:
+    script = 'Wait.\n<tool_call>[{"tool": "frob", "n": "x"}] and so on. and so on. and so on.'
+    models: list[FakeModel] = [
+        Scripted(kind, "Answer:", script, base_prob),
+        Scripted(kind, "user says", script, 0.9),
+    ]
+    tools = read_tools([CALL])
+    grammar = calls_grammar(HERMES.schema(tools), HERMES.begin, HERMES.end, several, "<tool_call>")
+    found = answer(grammar, models, NudgingConfig(max_tokens=120, stop=["n", "@"] if several else []))
+    if several:  # a stop string counts in free text only
+        assert found.text.startswith("Wait.\n<tool_call>") and found.provenance.finish_reason != "stop_string"
+    read = parse_calls(found.text, tools)
+    assert read.content == "Wait." and read.calls and not read.invalid
+    for call in read.calls:
+        jsonschema.validate(call.arguments, CALL["parameters"])
+    assert len(read.calls) == 1 or several
+    by_grammar = "".join(piece.text for piece in found.provenance.pieces if piece.source == "grammar")
+    assert by_grammar.startswith('\n{"name": "add", "arguments": {"n":')
+
+
+def test_free_text_stays_free() -> None:
+    script = "No call is needed here. Two and two are four."
+    models: list[FakeModel] = [
+        Scripted("gpt_bpe", "Answer:", script, 0.5),
+        Scripted("gpt_bpe", "user says", script, 0.9),
+    ]
+    grammar = calls_grammar(HERMES.schema(read_tools([CALL])), HERMES.begin, HERMES.end, True, "<tool_call>")
+    found = answer(grammar, models, NudgingConfig())
+    assert found.text == script and found.provenance.grammar_tokens == 0
