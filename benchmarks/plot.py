@@ -42,8 +42,8 @@ def draw(records: list[dict[str, Any]], out: Path) -> None:
         forwards.barh(at, base, color=BASE, height=0.6, label="base model")
         forwards.barh(at, nudging, left=base, color=NUDGING, height=0.6, label="nudging model")
         forwards.set_xlabel("forwards per answer token")
-        forwards.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
-        speed.set_title(record["title"], loc="left", fontsize=10)
+        forwards.legend(loc="lower right", frameon=False)
+        speed.set_title(record["title"], loc="left", fontsize=10, x=-0.4)
         for panel in (speed, forwards):
             panel.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
