@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .calls import InvalidToolCall, ToolCall
 from .config import NudgingConfig
 from .errors import (
     ConfigError,
@@ -42,6 +43,7 @@ __all__ = [
     "ContextOverflowError",
     "Gate",
     "GrammarError",
+    "InvalidToolCall",
     "MessageError",
     "ModelError",
     "ModelLoadError",
@@ -59,6 +61,7 @@ __all__ = [
     "Stream",
     "TemplateError",
     "TokenizerMismatchError",
+    "ToolCall",
     "ToolError",
     "UnsupportedContentError",
 ]

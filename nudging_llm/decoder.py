@@ -8,8 +8,8 @@ piece may go out to ``stopping.py``. "Released code" below is the authors' publi
 rules follow where the paper is silent (design, section 4).
 
 Read in order: ``rounds`` → ``_nudge`` (``_complete`` opens a round, ``_settle_words`` takes words) → ``_hand_over`` →
-``_run`` or, for ``NudgingConfig.paper()``, ``_run_in_chunks``. Guesses (``drafting.py``) change what is computed when,
-never what is written.
+``_run`` or, for ``NudgingConfig.paper()``, ``chunks.py``. What is written, and how a constraint ends it: ``writing.py``. Guesses
+(``drafting.py``) change what is computed when, never what is written.
 """
 
 from __future__ import annotations
@@ -17,25 +17,23 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .chunks import run_in_chunks
 from .config import NudgingConfig
 from .drafting import Drafter, ForwardCosts, Given
-from .errors import GrammarError
 from .gates import Prediction, resolve_gate
 from .provenance import FinishReason, Piece, Reason
-from .stopping import Answer
-from .voice import Ask, Model, TextStream, Voice
+from .voice import Ask, Asking, Model, Voice
+from .writing import Writer
 
 if TYPE_CHECKING:
-    from .grammar import Constraint
+    from .constraint import Constraint
 
 #: Tokens by which a completion may be longer than K, so that its last character is whole (UTF-8 has at most 4 bytes).
 _REST_OF_CHARACTER = 3
 #: What ends a sentence, besides a line's end.
 _SENTENCE_ENDS = (".", "!", "?", "\u3002", "\uff01", "\uff1f")  # the last three: Chinese and Japanese
-#: Tokens that pieces may be longer by than the same text in one.
-_SEAMS = 4
 #: Tokens by which a completion goes on where no hand-over was found in it.
 _NEXT_LOOK = 3
 
@@ -79,7 +77,7 @@ def decode(
     Returns:
         How it ended.
     """
-    decoder = _Decoder({"base": base, "nudging": nudging}, config, markers, clock, costs, constraint)
+    decoder = Decoder({"base": base, "nudging": nudging}, config, markers, clock, costs, constraint)
     return decoder.decode(decoder.rounds())
 
 
@@ -93,7 +91,7 @@ def decode_alone(
     constraint: Constraint | None = None,
 ) -> Decode:
     """An answer by one model alone, for comparison: no gate, no rounds; tokens are counted with its own tokenizer."""
-    decoder = _Decoder({model: voice}, config, markers if model == "base" else (), clock, costs, constraint)
+    decoder = Decoder({model: voice}, config, markers if model == "base" else (), clock, costs, constraint)
     return decoder.decode(decoder.alone(model))
 
 
@@ -147,10 +145,7 @@ class _ContextFull(Exception):
     """The answer has outgrown a model's context."""
 
 
-Asking = Generator["Ask | Piece", "Prediction | None", Any]
-
-
-class _Decoder:
+class Decoder:
     """State of one decode. Methods that ask or write are generators, joined by ``yield from``."""
 
     def __init__(
@@ -162,13 +157,13 @@ class _Decoder:
         costs: Mapping[Model, ForwardCosts] | None,
         constraint: Constraint | None,
     ) -> None:
-        self.constraint = constraint
-        self.voices, self.config, self.clock = voices, config, clock
+        self.voices, self.config = voices, config
         self.drafter = Drafter(voices, costs or {model: ForwardCosts() for model in voices}, config.drafting)
         self.gate = resolve_gate(config.gate)
         self.markers = tuple(markers) if config.role_markers else ()
-        self.answer = Answer(config.stop, guard=config.repetition == "guard")
-        self.round = 0
+        self.constraint = constraint
+        self.writer = Writer(voices, config, clock, constraint)
+        self.answer = self.writer.answer
         self.last_nudge, self.repeats = "", 0
         # Where the next round begins: why the nudging model holds the pen there, what the base model predicted (if
         # it was asked), and whether it had ended its text.
@@ -185,14 +180,14 @@ class _Decoder:
         except _ContextFull:
             finish = "length"
         finish = self.answer.finish_reason or finish
-        closed = self._close()
+        closed = self.writer.close()
         yield from self.answer.ready(final=True)
-        return Outcome(finish, self.round, self.cut_at_marker, self.context_full, closed)
+        return Outcome(finish, self.writer.round, self.cut_at_marker, self.context_full, closed)
 
     def alone(self, model: Model) -> Generator[Ask | Piece, Prediction | None, FinishReason]:
         if (yield from self._write_forced(model)):
             return "stop"
-        first = yield from self._predict(model, self.voices[model].encode(self.answer.text), self.answer.text)
+        first = yield from self.predict(model, self.voices[model].encode(self.answer.text), self.answer.text)
         yield from self._run(model, first, Reason.ALONE, gated=False)
         return "stop" if self.base_ended or self.ended_in_run else "length"
 
@@ -201,8 +196,8 @@ class _Decoder:
     def rounds(self) -> Generator[Ask | Piece, Prediction | None, FinishReason]:
         if (yield from self._write_forced("nudging")):
             return "stop"
-        while not self._full and self.round != self.config.max_rounds:
-            self.round += 1
+        while not self.full and self.writer.round != self.config.max_rounds:
+            self.writer.round += 1
             before = self.answer.text
             for model, voice in self.voices.items():
                 voice.settle(before)
@@ -225,7 +220,7 @@ class _Decoder:
                 hand_over = yield from self._test_after_forced()
 
             # 3. The base model writes while it is sure.
-            if hand_over is not None and not self._capped_by(0):
+            if hand_over is not None and not self.capped_by(0):
                 yield from self._hand_over(*hand_over)
                 by_base = self.base_ended and self.config.stop_on == "either"
                 if self.answer.finish_reason or by_base or self.ended_in_run:
@@ -277,7 +272,7 @@ class _Decoder:
         voice, most = self.voices["nudging"], self.config.lookahead
         given = self._rejected() if not len(completion) else None
         while not completion.whole and (len(completion) < size or completion.stream.pending):
-            prediction = yield from self._predict(
+            prediction = yield from self.predict(
                 "nudging",
                 completion.tokens,
                 self.answer.text + completion.text,
@@ -292,7 +287,7 @@ class _Decoder:
                 break
             completion.tokens = [*completion.tokens, prediction.token]
             text = completion.text + completion.stream.feed(prediction.token)
-            completion.text = self._without_join(text)
+            completion.text = self.writer.without_join(text)
             completion.tail = [*completion.tail, prediction.token] if completion.stream.pending else []
             taken = len(completion)
             completion.whole = (taken >= most and not completion.stream.pending) or taken >= most + _REST_OF_CHARACTER
@@ -365,7 +360,7 @@ class _Decoder:
 
     def _may_take_over(self, prediction: Prediction, word: str) -> tuple[Prediction, Reason] | None:
         """The paper's two ways back to the base model, before ``word``: it agrees, or it is sure."""
-        if self._confident(prediction):
+        if self.confident(prediction):
             return prediction, Reason.HANDOVER_CONFIDENT
         top = self.voices["base"].token_text(prediction.top)  # empty for an end of text, which agrees with nothing
         if self.config.prefix_rule and top and word.startswith(top):
@@ -376,9 +371,9 @@ class _Decoder:
         """Run the base model from its first token, whose own probability is not checked."""
         self.at_end, self.base_ended = None, False
         if self.voices["base"].is_end(prediction.token):
-            self._base_stopped(prediction)  # ends the run before it began; the next round starts at once
+            self.base_stopped(prediction)  # ends the run before it began; the next round starts at once
         elif self.config.repetition == "paper":
-            yield from self._run_in_chunks(prediction, reason)
+            yield from run_in_chunks(self, prediction, reason)
         else:
             yield from self._run("base", prediction, reason)
 
@@ -395,16 +390,16 @@ class _Decoder:
             tokens = [*tokens, prediction.token]
             waiting += 1
             if not stream.pending:
-                text = self._kept(text)
-                if not self._can_close_after(text, waiting):
+                text = self.writer.kept(text)
+                if not self.writer.can_close_after(text, waiting):
                     self.cut_at_length = True
                     break
-                at_marker = not self._add(text, model, *begun, waiting)
+                at_marker = not self.writer.add(text, model, *begun, waiting)
                 waiting = 0
                 yield from self.answer.ready()
                 if at_marker:
                     self.cut_at_marker = True
-                    self._base_stopped(None)
+                    self.base_stopped(None)
                     break
                 if self.constraint and not self.answer.finish_reason:
                     length = len(self.answer.text)
@@ -416,19 +411,19 @@ class _Decoder:
                         if gated and self.constraint.may_end(
                             self.answer.text
                         ):  # the nudging model says whether it ends
-                            self._base_stopped(None)
+                            self.base_stopped(None)
                             break
             if self.answer.n_tokens + waiting >= self.config.max_tokens:  # a run has no rounds in it to check between
                 self.cut_at_length = True
             if self.answer.finish_reason or self.cut_at_length:
                 break
             self.drafter.written(model, tokens)
-            guess = (yield from self._guess_of_run(tokens)) if gated else None
-            prediction = yield from self._predict(
+            guess = (yield from self.guess_of_run(tokens)) if gated else None
+            prediction = yield from self.predict(
                 model, tokens, self.answer.text, guess, tail=tokens[len(tokens) - waiting :]
             )
             reason = Reason.CONFIDENT if gated else reason
-            if gated and not self._confident(prediction):
+            if gated and not self.confident(prediction):
                 self.why, self.at_end = Reason.UNCERTAIN, prediction
                 break
             if (
@@ -440,7 +435,7 @@ class _Decoder:
                 self.ended_in_run = True
                 break
         else:
-            self._base_stopped(prediction)
+            self.base_stopped(prediction)
         self.answer.unwatch_markers()
 
     def _nudging_ends_here(self, written: str) -> Asking:
@@ -455,10 +450,10 @@ class _Decoder:
         if not (ended if written.strip() else "\n" in written and not ended):
             return False
         voice = self.voices["nudging"]
-        prediction = yield from self._predict("nudging", voice.encode(self.answer.text), self.answer.text)
+        prediction = yield from self.predict("nudging", voice.encode(self.answer.text), self.answer.text)
         return voice.is_end(prediction.token)
 
-    def _guess_of_run(self, tokens: list[int]) -> Asking:
+    def guess_of_run(self, tokens: list[int]) -> Asking:
         """How a base run may go on: as the nudging model's completion did, or as it writes ahead now where that pays."""
         if self.likely[: len(tokens)] == tokens and len(self.likely) > len(tokens):
             return "completion", self.likely[len(tokens) :]
@@ -474,60 +469,6 @@ class _Decoder:
         ahead = base.encode(answer + completion.text)
         return ("ahead", ahead[len(tokens) :]) if ahead[: len(tokens)] == tokens else None
 
-    def _run_in_chunks(self, prediction: Prediction, reason: Reason) -> Asking:
-        """A base run as the released code reads it: in chunks of K tokens, with two rules against repetition.
-
-        The first chunk begins with the handed-over token. A chunk whose whole text already stands in this run, or whose
-        accepted part is longer than five words and already stands in the answer, ends the run and is not written.
-        """
-        base, run_start = self.voices["base"], len(self.answer.text)
-        tokens = base.encode(self.answer.text)
-        stream = base.text_stream()
-        pieces = _RunPieces()
-        tokens = [*tokens, prediction.token]
-        pieces.feed(stream, prediction, reason)
-        yield from self._write_run(pieces)
-        size = self.config.lookahead - 1
-        while not self.answer.finish_reason and not self._full:
-            start = len(tokens)
-            at_start: Prediction | None = None
-            stopped: Prediction | None = None
-            while len(tokens) - start < size and stopped is None:
-                prediction = yield from self._predict("base", tokens, "", (yield from self._guess_of_run(tokens)))
-                at_start = at_start or prediction
-                if base.is_end(prediction.token) or not self._confident(prediction):
-                    stopped = prediction
-                else:
-                    tokens = [*tokens, prediction.token]
-                    pieces.feed(stream, prediction, Reason.CONFIDENT)
-            run, accepted = self.answer.text[run_start:], pieces.text
-            repeated = len(accepted.split(" ")) > 5 and accepted in self.answer.text
-            if not repeated and len(tokens) > start and accepted in run:
-                rest = yield from self._rest_of_chunk(tokens, stopped, size - (len(tokens) - start), stream)
-                repeated = accepted + rest in run
-            if repeated or size == 0:  # an empty chunk stands everywhere
-                self.why, self.at_end = Reason.BASE_ENDED, at_start
-                return
-            yield from self._write_run(pieces)
-            if stopped is not None:
-                if base.is_end(stopped.token):
-                    self._base_stopped(stopped)
-                else:
-                    self.why, self.at_end = Reason.UNCERTAIN, stopped
-                return
-            size = self.config.lookahead
-
-    def _rest_of_chunk(self, tokens: list[int], stopped: Prediction | None, left: int, stream: TextStream) -> Asking:
-        """The text of a chunk after its accepted part: what the base model would have written unsure."""
-        base, stream, text = self.voices["base"], stream.copy(), ""
-        prediction = stopped
-        while left > 0 and prediction is not None and not base.is_end(prediction.token):
-            text += stream.feed(prediction.token)
-            tokens = [*tokens, prediction.token]
-            left -= 1
-            prediction = (yield from self._predict("base", tokens, "")) if left else None
-        return text
-
     def _base_agrees_to_end(self, text: str) -> Asking:
         """stop_on="both": whether the base model would end its text after ``text`` too."""
         if not text and self.base_ended:
@@ -540,7 +481,7 @@ class _Decoder:
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
-    def _predict(
+    def predict(
         self,
         model: Model,
         tokens: list[int],
@@ -571,9 +512,9 @@ class _Decoder:
         """The base model's prediction after ``text``, with the rest of ``likely`` as a guess if it goes on that way."""
         tokens = self.voices["base"].encode(text)
         guess: Given = ("completion", likely[len(tokens) :]) if likely[: len(tokens)] == tokens else None
-        return (yield from self._predict("base", tokens, text, guess, stable=settled))
+        return (yield from self.predict("base", tokens, text, guess, stable=settled))
 
-    def _confident(self, prediction: Prediction) -> bool:
+    def confident(self, prediction: Prediction) -> bool:
         """The gate, which sees the raw probability; sure of what may not be written is not sure of what may."""
         return prediction.allowed and self.gate.confident(prediction, self.config.threshold)
 
@@ -581,12 +522,9 @@ class _Decoder:
 
     def _write_forced(self, model: Model) -> Asking:
         """Write what the constraint leaves no choice about, for ``model`` to go on; whether the answer is over with it."""
-        if self.constraint is None:
-            return False
-        if text := self.constraint.forced(self.answer.text, model):
-            self._add_grammar(text, Reason.FORCED)
+        if self.writer.add_forced(model):
             yield from self.answer.ready()
-        return self.constraint.complete(self.answer.text)
+        return self.constraint is not None and self.constraint.complete(self.answer.text)
 
     def _test_after_forced(self) -> Asking:
         """Whether the base model goes on after forced text: if it is sure. Where the answer may end, the nudging model says
@@ -596,7 +534,7 @@ class _Decoder:
             self.why, self.at_end = Reason.LOOKAHEAD_CUT, None
             return None
         tested = yield from self._base_at(text, self.voices["base"].encode(text), 0)
-        if self._confident(tested):
+        if self.confident(tested):
             return tested, Reason.HANDOVER_CONFIDENT
         self.why, self.at_end = Reason.UNCERTAIN, tested
         return None
@@ -605,64 +543,14 @@ class _Decoder:
         """A completion goes as far as the constraint leaves a choice."""
         if self.constraint is None or completion.tail:
             return
-        kept = self._kept(completion.text)
+        kept = self.writer.kept(completion.text)
         text = self.answer.text + kept
         completion.at_forced = bool(self.constraint.forced(text, "nudging"))
         completion.ended = self.constraint.complete(text)
         completion.whole = completion.whole or completion.at_forced or completion.ended or kept != completion.text
         completion.text = kept
 
-    def _kept(self, text: str) -> str:
-        """As much of ``text`` as may follow the answer."""
-        if self.constraint is None:
-            return text
-        return self.constraint.clip(self.answer.text + text)[len(self.answer.text) :]
-
-    def _can_close_after(self, text: str, n_tokens: int) -> bool:
-        """Whether max_tokens leaves room to end as the constraint demands after ``text`` too."""
-        if self.constraint is None:
-            return True
-        room = self.config.max_tokens - self.answer.n_tokens - n_tokens - _SEAMS
-        after = self.answer.text + text
-        return self.constraint.closing(after, lambda way: self._length(after, way) <= room) is not None
-
-    def _close(self) -> bool:
-        """End as the constraint demands, as soon as that can be; whether that was needed."""
-        if self.constraint is None or self.constraint.may_end(text := self.answer.text):
-            return False
-        way = self.constraint.closing(
-            text, lambda way: self._length(text, way) <= self.config.max_tokens - self.answer.n_tokens
-        )
-        if way is None:
-            raise GrammarError(
-                f"{self.constraint.grammar.what}: no end was found after {text[-40:]!r} within "
-                f"max_tokens={self.config.max_tokens}. Raise it."
-            )
-        self._add_grammar(way, Reason.CLOSING)
-        return True
-
-    def _add_grammar(self, text: str, reason: Reason) -> None:
-        """Append text that no model was asked about."""
-        length, start = self._length(self.answer.text, text), len(self.answer.text)
-        self.answer.append(Piece(text, start, "grammar", reason, max(1, self.round), None, None, length, self.clock()))
-
-    def _length(self, before: str, text: str) -> int:
-        """Length of ``text`` after ``before`` in tokens of the model that counts."""
-        voice = self.voices.get("base") or self.voices["nudging"]
-        return max(0, len(voice.encode(before + text)) - len(voice.encode(before)))
-
     # -- writing ------------------------------------------------------------------------------------------------------
-
-    def _add(self, text: str, source: Model, prediction: Prediction, reason: Reason, n_tokens: int) -> bool:
-        """Append a piece to the answer; False if it completed a role marker."""
-        text = self._without_join(text)
-        if not text:
-            return True
-        top = self.voices["base"].token_text(prediction.top) if "base" in self.voices else None
-        prob = prediction.prob if "base" in self.voices else None
-        start = len(self.answer.text)
-        self.answer.free = not (self.constraint and self.constraint.active(self.answer.text + text))
-        return self.answer.add(Piece(text, start, source, reason, self.round, prob, top, n_tokens, self.clock()))
 
     def _write_nudge(self, nudge: _Nudge) -> Asking:
         """Write the words, as far as max_tokens allows."""
@@ -672,42 +560,19 @@ class _Decoder:
             nudge.words, nudge.evidence, nudge.reasons, nudge.lengths, strict=True
         ):
             room = self.config.max_tokens - self.answer.n_tokens
-            if not self._can_close_after(word, length):
+            if not self.writer.can_close_after(word, length):
                 self.cut_at_length = True
                 return
             if self.config.length_check == "token" and length > room:
                 self.cut_at_length = True
-                word, length = self._first_tokens(word, room), room
+                word, length = self.writer.first_tokens(word, room), room
             if word:
-                self._add(word, "nudging", prediction, reason, length)
+                self.writer.add(word, "nudging", prediction, reason, length)
             yield from self.answer.ready()
             if self.answer.finish_reason or self.cut_at_length:
                 return
 
-    def _write_run(self, pieces: _RunPieces) -> Asking:
-        for text, prediction, reason, length in pieces.take():
-            if self._capped_by(length - 1):
-                self.cut_at_length = True
-                break
-            self._add(text, "base", prediction, reason, length)
-        yield from self.answer.ready()
-
-    def _first_tokens(self, word: str, room: int) -> str:
-        """As much of ``word`` as ``room`` base tokens hold."""
-        base = self.voices["base"]
-        head, whole = base.encode(self.answer.text), base.encode(self.answer.text + word)
-        if whole[: len(head)] != head:
-            return ""
-        stream = base.text_stream()
-        return "".join(stream.feed(token) for token in whole[len(head) : len(head) + room])
-
-    def _without_join(self, text: str) -> str:
-        """An answer has no leading space: it belongs to the join with the prompt (design, section 8)."""
-        if self.answer.text or (self.constraint and self.constraint.active(text)):
-            return text
-        return text.lstrip(" ")
-
-    def _base_stopped(self, prediction: Prediction | None) -> None:
+    def base_stopped(self, prediction: Prediction | None) -> None:
         """The base model ended its text, or began another turn."""
         self.base_ended = True
         self.why, self.at_end = Reason.BASE_ENDED, prediction
@@ -722,33 +587,8 @@ class _Decoder:
         return self.repeats >= 3
 
     @property
-    def _full(self) -> bool:
+    def full(self) -> bool:
         return self.answer.n_tokens >= self.config.max_tokens
 
-    def _capped_by(self, waiting: int) -> bool:
+    def capped_by(self, waiting: int) -> bool:
         return self.config.length_check == "token" and self.answer.n_tokens + waiting >= self.config.max_tokens
-
-
-class _RunPieces:
-    """Base tokens of a chunk on their way to pieces: text, prediction, reason, tokens; one piece per whole character."""
-
-    def __init__(self) -> None:
-        self._pieces: list[tuple[str, Prediction, Reason, int]] = []
-        self._begun: tuple[Prediction, Reason] | None = None
-        self._waiting = 0
-
-    @property
-    def text(self) -> str:
-        return "".join(piece[0] for piece in self._pieces)
-
-    def feed(self, stream: TextStream, prediction: Prediction, reason: Reason) -> None:
-        self._begun = self._begun or (prediction, reason)
-        self._waiting += 1
-        text = stream.feed(prediction.token)
-        if not stream.pending:
-            self._pieces.append((text, *self._begun, self._waiting))
-            self._begun, self._waiting = None, 0
-
-    def take(self) -> list[tuple[str, Prediction, Reason, int]]:
-        pieces, self._pieces = self._pieces, []
-        return pieces

@@ -13,12 +13,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from .calls import parse_calls
 from .config import NudgingConfig
 from .errors import ConfigError, GrammarError, nearest
 from .grammar import Grammar, calls_grammar, choices_grammar, json_grammar, regex_grammar
 from .provenance import Provenance
 from .running import Result
-from .tools import HERMES, Choice, Tool, parse_calls, partial_object, read_choice, read_tools
+from .tools import HERMES, Choice, Tool, partial_object, read_choice, read_tools
 
 #: The per-call keywords that ask for a form.
 KEYWORDS = ("json_schema", "regex", "choices", "tools", "tool_choice", "parallel_tool_calls")

@@ -18,6 +18,7 @@ from .backends import Sampling, Want
 from .backends.transformers import TransformersEngine
 from .batching import Batcher, Desk
 from .config import NudgingConfig
+from .constraint import Constraint, vocabulary
 from .decoder import Decode, decode, decode_alone
 from .errors import (
     ConfigError,
@@ -30,7 +31,6 @@ from .errors import (
 )
 from .forms import FREE, Form, read_form
 from .gates import resolve_gate
-from .grammar import Constraint, vocabulary
 from .prompts import BaseTemplate, Messages, check_text, read_messages, render_chat
 from .provenance import Warning
 from .running import AsyncStream, Part, Result, Run, Stream, run_together

@@ -21,9 +21,10 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from .calls import ToolCall
 from .errors import MessageError, TemplateError, UnsupportedContentError, nearest
 from .tokenization import TextCodec
-from .tools import HERMES, Choice, Tool, ToolCall, plain_json, tools_section, transcript_tools, write_json
+from .tools import HERMES, Choice, Tool, plain_json, tools_section, transcript_tools, write_json
 
 #: The roles, and what a message of each may have besides role and content.
 _EXTRAS: dict[str, frozenset[str]] = {

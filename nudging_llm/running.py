@@ -20,14 +20,16 @@ from typing import Any
 
 from .backends import Want
 from .batching import Batcher, Desk, Interrupted, Job
+from .calls import InvalidToolCall, ToolCall
 from .config import NudgingConfig
+from .constraint import Constraint
 from .decoder import Decode, Outcome
 from .errors import OutOfMemoryError
 from .gates import Prediction
-from .grammar import Constraint, Grammar
+from .grammar import Grammar
 from .provenance import FinishReason, ModelUse, Piece, Provenance, Warning
 from .session import Counts, Session
-from .tools import InvalidToolCall, ToolCall, partial_object
+from .tools import partial_object
 from .voice import Ask, Model
 
 #: Nudge ratio above which nudged answers are usually no better than the nudging model's alone.

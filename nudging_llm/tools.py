@@ -1,7 +1,7 @@
-"""Tools, and the text of calls to them: definitions in, sections for prompts out; answers in, calls out.
+"""Tools: definitions in; sections for prompts, and the form of calls to them, out.
 
-Knows JSON schemas and the ways in which models write calls. Leaves prompts to ``prompts.py``, grammars to
-``grammar.py``, and never runs a tool.
+Knows JSON schemas. Leaves prompts to ``prompts.py``, grammars to ``grammar.py``, reading calls to ``calls.py``, and never runs a
+tool.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import math
 import re
 import typing
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -54,42 +53,6 @@ class Choice:
     name: str | None = None
 
 
-@dataclass(frozen=True)
-class ToolCall:
-    """A call. ``text`` is the JSON that it was read from, which stands at ``start`` in the answer."""
-
-    id: str
-    name: str
-    arguments: dict[str, Any]
-    text: str
-    start: int
-
-
-@dataclass(frozen=True)
-class InvalidToolCall:
-    """Text that was meant as a call and is none: ``text`` as the model wrote it, at ``start``, and what is wrong."""
-
-    id: str
-    name: str | None
-    text: str
-    error: str
-    start: int
-
-
-@dataclass(frozen=True)
-class ParsedAnswer:
-    """An answer taken apart: the text outside of calls, the calls, and what was meant as one."""
-
-    content: str
-    calls: tuple[ToolCall, ...] = ()
-    invalid: tuple[InvalidToolCall, ...] = ()
-
-
-def new_call_id() -> str:
-    """A call's id: unique everywhere."""
-    return f"call_{uuid.uuid4().hex[:24]}"
-
-
 # -- JSON -------------------------------------------------------------------------------------------------------------
 
 
@@ -108,11 +71,11 @@ def plain_json(value: Any, depth: int = MAX_DEPTH) -> Any:
         return value
     if isinstance(value, Mapping):
         if odd := [key for key in value if not isinstance(key, str)]:
-            raise ValueError(f"the key {_short(odd[0])} is no string")
+            raise ValueError(f"the key {short(odd[0])} is no string")
         return {plain_json(key): plain_json(item, depth - 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain_json(item, depth - 1) for item in value]
-    raise ValueError(f"{_short(value)} cannot be written as JSON")
+    raise ValueError(f"{short(value)} cannot be written as JSON")
 
 
 def write_json(value: Any) -> str:
@@ -128,7 +91,7 @@ def partial_object(text: str) -> Any:
         return None
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # nested too deep; an integer of thousands of digits
@@ -151,7 +114,7 @@ def read_tools(tools: Sequence[Any]) -> tuple[Tool, ...]:
         ToolError: no list, an unknown form, a bad or repeated name, or a schema that is none or not of type object.
     """
     if not isinstance(tools, Sequence) or isinstance(tools, str | bytes):
-        raise ToolError(f"tools={_short(tools)}: give a list of tools, also where there is only one.")
+        raise ToolError(f"tools={short(tools)}: give a list of tools, also where there is only one.")
     found: dict[str, Tool] = {}
     for i, item in enumerate(tools):
         tool = _read_tool(item, i)
@@ -175,12 +138,12 @@ def _read_tool(item: Any, i: int) -> Tool:
         parameters = _signature_schema(item, name)
     else:
         raise ToolError(
-            f"tool {i} is {_short(item)}: give a dict with name, description and parameters, a pydantic model class, or a "
+            f"tool {i} is {short(item)}: give a dict with name, description and parameters, a pydantic model class, or a "
             "function with type hints."
         )
     _check_name(name, i)
     if not isinstance(description, str):
-        raise ToolError(f"tool {name!r} has the description {_short(description)}: give a string.")
+        raise ToolError(f"tool {name!r} has the description {short(description)}: give a string.")
     try:
         plain_json(description)
     except ValueError as error:
@@ -192,12 +155,12 @@ def _parts(item: Mapping[str, Any], i: int) -> tuple[Any, Any, Any]:
     """Name, description and parameters of a tool given as a dict."""
     if item.get("type", "function") not in ("function", "custom"):
         raise ToolError(
-            f"tool {i} is of the type {_short(item['type'])}; only functions can be offered: "
+            f"tool {i} is of the type {short(item['type'])}; only functions can be offered: "
             '{"type": "function", "function": {"name": …, "description": …, "parameters": …}}.'
         )
     inner = item.get("function", item)
     if not isinstance(inner, Mapping):
-        raise ToolError(f"tool {i} has {_short(inner)} as 'function': give a dict with name and parameters.")
+        raise ToolError(f"tool {i} has {short(inner)} as 'function': give a dict with name and parameters.")
     parameters = inner.get("input_schema") if inner.get("parameters") is None else inner["parameters"]
     return inner.get("name"), inner.get("description") or "", parameters
 
@@ -205,7 +168,7 @@ def _parts(item: Mapping[str, Any], i: int) -> tuple[Any, Any, Any]:
 def _check_name(name: Any, i: int) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ToolError(
-            f"tool {i} has the name {_short(name)}: give 1 to 64 letters, digits, underscores, dots or hyphens."
+            f"tool {i} has the name {short(name)}: give 1 to 64 letters, digits, underscores, dots or hyphens."
         )
 
 
@@ -254,7 +217,7 @@ def _check_parameters(parameters: Any, name: str) -> dict[str, Any]:
     if parameters is None or parameters == {}:
         return {"type": "object", "properties": {}}
     if not isinstance(parameters, Mapping):
-        raise ToolError(f"tool {name!r} has the parameters {_short(parameters)}: give a JSON schema, as a dict.")
+        raise ToolError(f"tool {name!r} has the parameters {short(parameters)}: give a JSON schema, as a dict.")
     try:
         schema = _inlined_root(plain_json(parameters))
     except ValueError as error:
@@ -263,7 +226,7 @@ def _check_parameters(parameters: Any, name: str) -> dict[str, Any]:
         schema = {"type": "object", **schema}
     if schema.get("type") != "object":
         raise ToolError(
-            f"tool {name!r} has parameters of the type {_short(schema.get('type'))}: a call's arguments are an object. Give "
+            f"tool {name!r} has parameters of the type {short(schema.get('type'))}: a call's arguments are an object. Give "
             '{"type": "object", "properties": {…}}.'
         )
     if problem := _schema_problem(schema):
@@ -294,9 +257,9 @@ def _schema_problem(schema: dict[str, Any]) -> str:
     """What is wrong with the schema; an empty string if nothing is. Looks closely only where jsonschema is installed."""
     properties, required = schema.get("properties", {}), schema.get("required", [])
     if not isinstance(properties, dict) or not all(isinstance(value, dict | bool) for value in properties.values()):
-        return f"'properties' is {_short(properties)}, which does not map names to schemas"
+        return f"'properties' is {short(properties)}, which does not map names to schemas"
     if not isinstance(required, list) or not all(isinstance(key, str) for key in required):
-        return f"'required' is {_short(required)}, which is no list of names"
+        return f"'required' is {short(required)}, which is no list of names"
     try:
         jsonschema: Any = importlib.import_module("jsonschema")
     except ImportError:
@@ -335,12 +298,12 @@ def read_choice(choice: Any, tools: Sequence[Tool]) -> Choice:
     found = _wanted(choice)
     names = [tool.name for tool in tools]
     if found and found.mode == "required" and not tools:
-        raise ToolError(f"tool_choice={_short(choice)} asks for a call, and there are no tools: give some.")
+        raise ToolError(f"tool_choice={short(choice)} asks for a call, and there are no tools: give some.")
     if found is None or (found.name is not None and found.name not in names):
         named = found.name if found and found.name else choice
         possible = ", ".join(map(repr, ["auto", "none", "required", *names]))
         hint = nearest(named, [*_MODES, *names]) if isinstance(named, str) else ""
-        raise ToolError(f"tool_choice={_short(choice)}: possible are {possible}.{hint}")
+        raise ToolError(f"tool_choice={short(choice)}: possible are {possible}.{hint}")
     return found
 
 
@@ -488,237 +451,3 @@ def _type_text(schema: Any, root: dict[str, Any], depth: int = 4) -> str:
     if kind == "array" and "items" in schema:
         return f"array of {_type_text(schema['items'], root, depth - 1)}"
     return " or ".join(map(str, kind)) if isinstance(kind, list) else str(kind)
-
-
-# -- reading calls ----------------------------------------------------------------------------------------------------
-
-_OPENER = re.compile(
-    r"(?P<hermes><tool_call>)|(?P<mistral>\[TOOL_CALLS\])|(?P<python><\|python_tag\|>)"
-    r"|(?P<fence>```(?:json|tool_calls?)?\s*(?=[\[{]))"
-)
-_CLOSER = "</tool_call>"
-#: Where a tag's text ends; and where a fence does.
-_TAG_EDGE = re.compile(r"<tool_call>|\[TOOL_CALLS\]|<\|python_tag\|>|</tool_call>")
-_FENCE_EDGE = re.compile("```")
-#: What may stand around calls: the brackets of a list, and in a tag also a fence.
-_GAP = re.compile(r"[\s,;\[\]]*")
-_TAG_GAP = re.compile(r"(?:[\s,;\[\]]|```(?:json)?)*")
-#: What may stand after the last call in a tag: brackets too many are what small models like to write.
-_TAIL = re.compile(r"[\s,;\[\]}`]*")
-_BRACKETS = re.compile(r"(?:\s*[\]}])*")
-_MISTRAL_NAME = re.compile(r"\s*([A-Za-z0-9_.-]{1,64})\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\]\s*)?(?=\{)")
-#: What has to be told apart in broken JSON. A string without an end reaches to the end of the text, so that no part of it
-#: is looked at again.
-_TOKEN = re.compile(
-    r""""[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|'[^'\\]*(?:\\.[^'\\]*)*(?:'|\\?\Z)"""
-    r"""|\b(?:True|False|None)\b|,(?=\s*[}\]])|[{}\[\]]""",
-    re.DOTALL,
-)
-_LITERALS = {"True": "true", "False": "false", "None": "null", ",": ""}
-_ARGUMENTS = ("arguments", "parameters", "args", "input")
-_DECODER = json.JSONDecoder(strict=False)  # models write line breaks into strings
-
-_Found = ToolCall | InvalidToolCall
-
-
-def parse_calls(text: str, tools: Sequence[Tool]) -> ParsedAnswer:
-    """Find the calls in an answer, in any of the ways in which models write them. Never raises.
-
-    Read are ``<tool_call>`` tags, ``[TOOL_CALLS]`` (both of Mistral's ways), ``<|python_tag|>``, fenced blocks of JSON, and
-    an answer that is nothing but calls; arguments also as a string of JSON; Python's quotes and literals, and commas too
-    many. In tags, whatever is no call of a known tool becomes an ``InvalidToolCall``; JSON elsewhere is then content.
-    """
-    names = frozenset(tool.name for tool in tools)
-    bare, end = _strict_calls(text, 0, len(text), names)
-    if bare and end == len(text):
-        return ParsedAnswer("", tuple(bare))
-    found: list[_Found] = []
-    outside, at, kept = [], 0, 0
-    while opener := _OPENER.search(text, at):
-        calls, at = _read_region(text, opener, names)
-        if calls:
-            outside.append(text[kept : opener.start()])
-            found += calls
-            kept = at
-    if not found:
-        return ParsedAnswer(text)
-    return ParsedAnswer(
-        ("".join(outside) + text[kept:]).strip(),
-        tuple(call for call in found if isinstance(call, ToolCall)),
-        tuple(call for call in found if isinstance(call, InvalidToolCall)),
-    )
-
-
-def _read_region(text: str, opener: re.Match[str], names: frozenset[str]) -> tuple[Sequence[_Found], int]:
-    """The calls after an opener, and where to go on."""
-    if opener.lastgroup != "fence":
-        return _tagged_calls(text, opener, names)
-    edge = _FENCE_EDGE.search(text, opener.end())
-    calls, end = _strict_calls(text, opener.end(), edge.start() if edge else len(text), names)
-    if calls and (end == len(text) or text.startswith("```", end)):
-        return calls, min(end + 3, len(text))
-    return [], opener.end()
-
-
-def _tagged_calls(text: str, opener: re.Match[str], names: frozenset[str]) -> tuple[list[_Found], int]:
-    """The calls in a tag, where everything is a call or an invalid one, and where the text goes on."""
-    found: list[_Found] = []
-    at = opener.end()
-    stop, closer = _tag_stop(text, at, opener)
-    while True:
-        named = _MISTRAL_NAME.match(text, at) if opener.lastgroup == "mistral" else None
-        start = named.start(1) if named else _skip(_TAG_GAP, text, at)
-        value = _read_object(text, named.end() if named else start, stop)
-        if value:
-            body, at = value
-            body = {"name": named[1], "arguments": body} if named else body
-            found.append(_as_call(body, text[start:at], start, names))
-            if at > stop:  # a tag in a string of the call was none
-                stop, closer = _tag_stop(text, at, opener)
-        elif found and _skip(_TAIL, text, at) >= stop:
-            return found, stop + closer
-        elif found and not (closer or named or text.startswith("{", start)):
-            return found, _skip(_BRACKETS, text, at)  # the model forgot to close the tag, and went on with words
-        else:
-            return [*found, _no_call(text[at:stop], at)], stop + closer
-
-
-def _tag_stop(text: str, at: int, opener: re.Match[str]) -> tuple[int, int]:
-    """Where a tag's text ends: at a closing tag, the next opening tag or the end; and the closing tag's length."""
-    edge = _TAG_EDGE.search(text, at)
-    if edge is None:
-        return len(text), 0
-    return edge.start(), len(_CLOSER) if edge[0] == _CLOSER and opener.lastgroup == "hermes" else 0
-
-
-def _skip(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    return found.end() if found else at
-
-
-def _strict_calls(text: str, at: int, stop: int, names: frozenset[str]) -> tuple[list[ToolCall], int]:
-    """Calls of known tools that follow each other from ``at``, and where they end; none if other JSON is among them.
-
-    Args:
-        stop: where broken JSON ends at the latest.
-    """
-    found: list[ToolCall] = []
-    at = _skip(_GAP, text, at)
-    while value := _read_object(text, at, stop):
-        call = _as_call(value[0], text[at : value[1]], at, names) if _looks_like_call(value[0]) else None
-        if not isinstance(call, ToolCall):
-            return [], at
-        found.append(call)
-        at = _skip(_GAP, text, value[1])
-    return found, at
-
-
-def _looks_like_call(body: dict[str, Any]) -> bool:
-    """Whether untagged JSON is a call and nothing else: a tool's definition, say, has a description besides."""
-    body = _unwrapped(body)
-    return any(key in body for key in _ARGUMENTS) and not set(body) - {"name", "id", "type", *_ARGUMENTS}
-
-
-def _unwrapped(body: dict[str, Any]) -> dict[str, Any]:
-    inner = body.get("function")
-    return inner if isinstance(inner, dict) else body
-
-
-def _as_call(body: dict[str, Any], text: str, start: int, names: frozenset[str]) -> _Found:
-    """The call that a JSON object stands for."""
-    body = _unwrapped(body)
-    name = body.get("name")
-    error, arguments = "", {}
-    if not isinstance(name, str):
-        error = f"A call needs the 'name' of a function as a string; here it is {_short(name)}."
-    elif name not in names:
-        known = ", ".join(sorted(names)) or "none at all"
-        error = f"There is no function {_short(name)}; known are {known}.{nearest(name[:64], names)}"
-    else:
-        try:
-            arguments = _arguments(next((body[key] for key in _ARGUMENTS if key in body), None))
-        except ValueError as problem:
-            error = f"The arguments of {name} are not usable: {problem}."
-    if error:
-        return InvalidToolCall(new_call_id(), name if isinstance(name, str) else None, text, error, start)
-    return ToolCall(new_call_id(), str(name), arguments, text, start)
-
-
-def _arguments(value: Any) -> dict[str, Any]:
-    """A call's arguments; an object, or a string of JSON that holds one. None is no arguments.
-
-    Raises:
-        ValueError: they are something else.
-    """
-    if isinstance(value, str) and value.strip():
-        text = value.strip()
-        found = _read_object(text, 0, len(text))
-        value = found[0] if found and found[1] == len(text) else value
-    if value is None or value == "":
-        return {}
-    if not isinstance(value, dict):
-        raise ValueError(f"{_short(value)} is no JSON object")
-    plain: dict[str, Any] = plain_json(value)
-    return plain
-
-
-def _no_call(text: str, start: int) -> InvalidToolCall:
-    """What stands in a tag and is no object."""
-    bare = text.strip()
-    start += len(text) - len(text.lstrip()) if bare else 0
-    if not bare:
-        error = "The call is empty."
-    elif bare[0] not in "{[":
-        error = 'A call is a JSON object: {"name": …, "arguments": {…}}.'
-    else:
-        error = _json_problem(bare)
-    return InvalidToolCall(new_call_id(), None, bare, error, start)
-
-
-def _json_problem(text: str) -> str:
-    try:
-        _DECODER.decode(text)
-    except json.JSONDecodeError as problem:
-        return f"This is no JSON: {problem.msg} (character {problem.pos + 1})."
-    except (ValueError, RecursionError) as problem:
-        return f"This is no JSON that can be read: {problem}."
-    return 'This is JSON, but no call: {"name": …, "arguments": {…}}.'
-
-
-def _read_object(text: str, at: int, stop: int) -> tuple[dict[str, Any], int] | None:
-    """The JSON object that begins at ``at``, and where it ends; None if there is none.
-
-    Args:
-        stop: where it ends at the latest if it is slightly broken.
-    """
-    if not text.startswith("{", at):
-        return None
-    try:
-        return _DECODER.raw_decode(text, at)
-    except (ValueError, RecursionError):
-        pass
-    end = _object_end(text, at, stop)
-    try:
-        value: dict[str, Any] = _DECODER.decode(_TOKEN.sub(_mended, text[at:end]))
-    except (ValueError, RecursionError):
-        return None
-    return value, end
-
-
-def _object_end(text: str, at: int, stop: int) -> int:
-    """Where the brackets that open at ``at`` are closed again; ``at`` if nowhere before ``stop``."""
-    depth = 0
-    for token in _TOKEN.finditer(text, at, stop):
-        depth += (token[0] in "{[") - (token[0] in "}]")
-        if depth == 0:
-            return token.end()
-    return at
-
-
-def _mended(token: re.Match[str]) -> str:
-    """A piece of almost-JSON as JSON: Python's literals and quotes, and no comma before a closing bracket."""
-    text = token[0]
-    if not text.startswith("'"):
-        return _LITERALS.get(text, text)
-    inner = re.sub(r'\\.|"', lambda part: {'"': '\\"', "\\'": "'"}.get(part[0], part[0]), text[1:-1], flags=re.DOTALL)
-    return f'"{inner}"'

@@ -6,10 +6,12 @@ answer as tokens; ``PromptVoice`` is the implementation over a ``TextCodec``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+from .gates import Prediction
+from .provenance import Piece
 from .tokenization import AnswerPath, Detokenizer, TextCodec
 
 Model = Literal["base", "nudging"]
@@ -36,6 +38,10 @@ class Ask:
     stable: int
     guess: Callable[[], list[int]] = list
     masks: Callable[[list[int]], tuple[list[int], Masks]] | None = None
+
+
+#: What a decode is made of: asks and pieces go out, predictions come in.
+Asking = Generator["Ask | Piece", "Prediction | None", Any]
 
 
 class TextStream(Protocol):

@@ -15,20 +15,14 @@ from hypothesis import strategies as st
 from nudging_llm import GrammarError, NudgingConfig
 from nudging_llm.backends import GREEDY
 from nudging_llm.batching import Batcher, Desk
+from nudging_llm.calls import parse_calls
+from nudging_llm.constraint import Constraint, vocabulary
 from nudging_llm.decoder import decode, decode_alone
-from nudging_llm.grammar import (
-    Constraint,
-    Grammar,
-    calls_grammar,
-    choices_grammar,
-    json_grammar,
-    regex_grammar,
-    vocabulary,
-)
+from nudging_llm.grammar import Grammar, calls_grammar, choices_grammar, json_grammar, regex_grammar
 from nudging_llm.provenance import Reason
 from nudging_llm.running import Part, Result, Run, Stream
 from nudging_llm.session import SessionPool
-from nudging_llm.tools import HERMES, parse_calls, read_tools
+from nudging_llm.tools import HERMES, read_tools
 from nudging_llm.voice import PromptVoice
 from tests.fakes import KINDS, FakeEngine, FakeModel, codec
 

@@ -33,7 +33,19 @@ def test_the_core_imports_no_framework(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["decoder.py", "stopping.py", "provenance.py", "config.py", "gates.py", "session.py", "voice.py"]
+    "name",
+    [
+        "decoder.py",
+        "stopping.py",
+        "provenance.py",
+        "config.py",
+        "gates.py",
+        "session.py",
+        "voice.py",
+        "writing.py",
+        "chunks.py",
+        "grammar.py",
+    ],
 )
 def test_rules_and_records_know_no_engine(name):
     assert not imports(PACKAGE / name) & {"torch", "transformers", "httpx", "tokenizers"}

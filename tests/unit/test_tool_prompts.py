@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from nudging_llm import BaseTemplate, MessageError, TemplateError
+from nudging_llm.calls import ToolCall
 from nudging_llm.prompts import read_messages, render_chat
 from nudging_llm.tokenization import TextCodec
-from nudging_llm.tools import HERMES, Choice, Tool, ToolCall, tools_section
+from nudging_llm.tools import HERMES, Choice, Tool, tools_section
 from tests.conftest import tiny_tokenizer
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

@@ -15,15 +15,12 @@ from pydantic import BaseModel, Field
 
 import nudging_llm.tools
 from nudging_llm import ToolError
+from nudging_llm.calls import InvalidToolCall, ToolCall, new_call_id, parse_calls
 from nudging_llm.tools import (
     HERMES,
     MAX_DEPTH,
     Choice,
-    InvalidToolCall,
     Tool,
-    ToolCall,
-    new_call_id,
-    parse_calls,
     partial_object,
     plain_json,
     read_choice,
