@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -51,15 +51,16 @@ class Vocabulary:
 
     def __init__(self, codec: TextCodec) -> None:
         try:
-            self.matching = LLTokenizer(codec.serialized(), eos_token=sorted(codec.stop_tokens) or None)
+            ends = sorted(token for token in codec.stop_tokens if token < codec.size)
+            self.matching = LLTokenizer(codec.serialized(), eos_token=ends or None)
         except Exception as error:
             raise GrammarError(
                 f"Answers of {codec.name} cannot be constrained: its tokenizer is not understood ({error})."
             ) from None
         self.size: int = self.matching.vocab_size
-        self.ends = codec.is_end
+        self.ends = frozenset(codec.end_tokens)
         self._spellings = sorted(
-            (self.matching.decode_bytes([token]), token) for token in range(self.size) if not codec.is_end(token)
+            (self.matching.decode_bytes([token]), token) for token in range(self.size) if token not in self.ends
         )
         self._longer = lru_cache(maxsize=512)(self._find_longer)
 
@@ -89,15 +90,20 @@ class Vocabulary:
 
 
 _VOCABULARIES: WeakKeyDictionary[TextCodec, Vocabulary] = WeakKeyDictionary()
-_LOCK = threading.Lock()
+_LOCKS: WeakKeyDictionary[TextCodec, threading.Lock] = WeakKeyDictionary()
+_LOCK = threading.Lock()  # of the two
 
 
 def vocabulary(codec: TextCodec) -> Vocabulary:
     """The vocabulary of a codec."""
     with _LOCK:
-        if codec not in _VOCABULARIES:
-            _VOCABULARIES[codec] = Vocabulary(codec)
-        return _VOCABULARIES[codec]
+        lock = _LOCKS.setdefault(codec, threading.Lock())
+    with lock:
+        if (found := _VOCABULARIES.get(codec)) is None:
+            found = Vocabulary(codec)
+            with _LOCK:
+                _VOCABULARIES[codec] = found
+        return found
 
 
 class _ByteVocabulary:
@@ -105,6 +111,9 @@ class _ByteVocabulary:
 
     def __init__(self) -> None:
         self.matching = LLTokenizer("byte")
+
+    def spelt(self, tokens: Sequence[int]) -> bytes:
+        return bytes(tokens)
 
     def tokens(self, data: bytes) -> list[int]:
         return list(data)
@@ -122,9 +131,9 @@ def _byte_vocabulary() -> _ByteVocabulary:
 class _Follower:
     """A matcher that stands where a text ends, and can be sent to where any other ends."""
 
-    def __init__(self, grammar: Grammar, tokens: Vocabulary | _ByteVocabulary) -> None:
+    def __init__(self, rule: str, tokens: Vocabulary | _ByteVocabulary) -> None:
         self._tokens = tokens
-        self.matcher = LLMatcher(tokens.matching, grammar.text)
+        self.matcher = LLMatcher(tokens.matching, rule)
         self._data = b""
         self._marks: list[int] = []  # bytes after each token consumed
 
@@ -143,13 +152,9 @@ class _Follower:
     def consume(self, tokens: Sequence[int]) -> int:
         """Go on by ``tokens``, or as many of them as keep to the grammar; returns how many."""
         count: int = self.matcher.try_consume_tokens(list(tokens))
-        at = len(self._data)
         for token in tokens[:count]:
-            self._data += (
-                self._tokens.matching.decode_bytes([token]) if isinstance(self._tokens, Vocabulary) else bytes([token])
-            )
-            at = len(self._data)
-            self._marks.append(at)
+            self._data += self._tokens.spelt([token])
+            self._marks.append(len(self._data))
         return count
 
     def mask(self) -> bytes:
@@ -187,24 +192,43 @@ class Constraint:
 
     Args:
         grammar: the rule.
-        vocabularies: of the models that take part.
+        codecs: of the models that take part.
+        joined: those whose prompt a space joins to the answer: their first token may begin with it.
 
     Attributes:
-        seconds: spent here so far.
+        seconds: spent here so far, without the reading of vocabularies.
+        loaded: whether the vocabularies are read; they are when first needed.
     """
 
-    def __init__(self, grammar: Grammar, vocabularies: Mapping[Model, Vocabulary]) -> None:
+    def __init__(self, grammar: Grammar, codecs: Mapping[Model, TextCodec], joined: Collection[Model] = ()) -> None:
         self.grammar, self.seconds = grammar, 0.0
-        self._vocabularies = dict(vocabularies)
-        self._text = _Follower(grammar, _byte_vocabulary())
-        self._models = {model: _Follower(grammar, words) for model, words in vocabularies.items()}
+        self._joined = frozenset(joined if grammar.trigger is None else ())
+        self._codecs = dict(codecs)
+        self._text = _Follower(grammar.text, _byte_vocabulary())
+        self._models: dict[Model, tuple[_Follower, Vocabulary]] = {}
         self._closing: tuple[bytes, bytes] | None = None  # a text, and a way to its end
+
+    @property
+    def loaded(self) -> bool:
+        return len(self._models) == len(self._codecs)
+
+    def load(self) -> None:
+        """Read the vocabularies: a few seconds for a tokenizer that was not read before.
+
+        Raises:
+            GrammarError: a tokenizer is not understood.
+        """
+        for model, codec in self._codecs.items():
+            if model not in self._models:
+                words = vocabulary(codec)
+                rule = self.grammar.joined if model in self._joined else self.grammar.text
+                self._models[model] = _Follower(rule, words), words
 
     # Each public method takes the answer's text so far. They are timed together.
 
     def active(self, text: str) -> bool:
         """Whether the rule holds at the end of ``text``."""
-        return self._start(text) is not None
+        return self.start(text) is not None
 
     def clip(self, text: str) -> str:
         """As much of ``text`` as keeps to the rule: a token may reach over the place where it begins."""
@@ -237,16 +261,18 @@ class Constraint:
         A space or a part of a word at its end is left to ``model`` if it has tokens in which that goes on: it would not have
         written it so.
         """
+        if model in self._codecs:
+            self._model(model)
         started = time.perf_counter()
         must = ""
         if (ruled := self._ruled(text)) is not None:
             data: bytes = self._follow(ruled).matcher.compute_ff_bytes()
             must = data.decode(errors="ignore") if data else ""
             tail = _WORD_PART.search(must)[0]  # type: ignore[index]  # it matches the empty text too
-            if tail and model in self._models:
-                follower = self._models[model]
-                follower.follow(ruled + must[: -len(tail)].encode())
-                if self._vocabularies[model].goes_on(follower.mask(), tail.encode()):
+            if tail and model in self._codecs:
+                follower, words = self._model(model)
+                follower.follow(self._as_seen(model, ruled + must[: -len(tail)].encode()))
+                if words.goes_on(follower.mask(), tail.encode()):
                     must = must[: -len(tail)]
         self.seconds += time.perf_counter() - started
         return must
@@ -258,12 +284,12 @@ class Constraint:
         Raises:
             GrammarError: none of the model's tokens goes on.
         """
+        follower, words = self._model(model)
+        started = time.perf_counter()
         ruled = self._ruled(text)
         if ruled is None:
-            return guesses, None
-        started = time.perf_counter()
-        follower, words = self._models[model], self._vocabularies[model]
-        data = ruled + words.spelt(tail)
+            return self._before_the_rule(words, text, tail, guesses), None
+        data = self._as_seen(model, ruled) + words.spelt(tail)
         if follower.follow(data) < len(data):
             raise GrammarError(f"{self.grammar.what}: {text[-20:]!r} cannot be spelt with the tokens of this model.")
         masks = [follower.mask()]
@@ -271,10 +297,10 @@ class Constraint:
             raise GrammarError(f"{self.grammar.what}: this model has no token that could come after {text[-20:]!r}.")
         kept: list[int] = []
         for guess in guesses:
-            if words.ends(guess) or not follower.consume([guess]):
+            if guess in words.ends or not follower.consume([guess]) or not any(mask := follower.mask()):
                 break
             kept.append(guess)
-            masks.append(follower.mask())
+            masks.append(mask)
         self.seconds += time.perf_counter() - started
         return kept, masks
 
@@ -310,15 +336,34 @@ class Constraint:
         ways = [way for _ in range(_WALKS) if (way := _way(matcher.deep_copy(), rng)) is not None]
         yield from sorted(ways, key=len)
 
-    def _start(self, text: str) -> int | None:
-        """Where in ``text`` the rule begins to hold."""
+    def _model(self, model: Model) -> tuple[_Follower, Vocabulary]:
+        if not self.loaded:
+            self.load()
+        return self._models[model]
+
+    def _as_seen(self, model: Model, ruled: bytes) -> bytes:
+        """The text as it stands after the model's prompt."""
+        return b" " + ruled if model in self._joined and ruled and not ruled[:1].isspace() else ruled
+
+    def _before_the_rule(self, words: Vocabulary, text: str, tail: Sequence[int], guesses: list[int]) -> list[int]:
+        """The guesses up to the one that would bring the rule into force: what follows it is to be chosen under the rule."""
+        trigger = (self.grammar.trigger or "").encode()
+        data = text.encode()[-len(trigger) :] + words.spelt(tail)
+        for at, guess in enumerate(guesses):
+            data += words.spelt([guess])
+            if trigger in data:
+                return guesses[:at]
+        return guesses
+
+    def start(self, text: str) -> int | None:
+        """Where in ``text`` the rule begins to hold; None: nowhere yet."""
         if self.grammar.trigger is None:
             return 0
         found = text.find(self.grammar.trigger)
         return found if found >= 0 else None
 
     def _ruled(self, text: str) -> bytes | None:
-        start = self._start(text)
+        start = self.start(text)
         return None if start is None else text[start:].encode()
 
     def _follow(self, ruled: bytes) -> _Follower:

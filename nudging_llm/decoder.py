@@ -180,7 +180,8 @@ class Decoder:
         except _ContextFull:
             finish = "length"
         finish = self.answer.finish_reason or finish
-        closed = self.writer.close()
+        closed = self.writer.close(cut=finish == "length")
+        finish = "length" if closed and finish == "stop" else finish
         yield from self.answer.ready(final=True)
         return Outcome(finish, self.writer.round, self.cut_at_marker, self.context_full, closed)
 
@@ -283,7 +284,9 @@ class Decoder:
             )
             given = None
             if voice.is_end(prediction.token):
-                completion.ended = completion.whole = True
+                completion.whole = True
+                completion.at_forced = self._begins_call(completion, prediction.token)
+                completion.ended = not completion.at_forced
                 break
             completion.tokens = [*completion.tokens, prediction.token]
             text = completion.text + completion.stream.feed(prediction.token)
@@ -390,7 +393,7 @@ class Decoder:
             tokens = [*tokens, prediction.token]
             waiting += 1
             if not stream.pending:
-                text = self.writer.kept(text)
+                text = self.writer.kept(self.writer.without_join(text))
                 if not self.writer.can_close_after(text, waiting):
                     self.cut_at_length = True
                     break
@@ -402,17 +405,9 @@ class Decoder:
                     self.base_stopped(None)
                     break
                 if self.constraint and not self.answer.finish_reason:
-                    length = len(self.answer.text)
-                    if (yield from self._write_forced(model)):
-                        self.ended_in_run = True
+                    tokens = yield from self._go_past_forced(model, tokens, gated)
+                    if not tokens:
                         break
-                    if len(self.answer.text) > length:
-                        tokens = voice.encode(self.answer.text)
-                        if gated and self.constraint.may_end(
-                            self.answer.text
-                        ):  # the nudging model says whether it ends
-                            self.base_stopped(None)
-                            break
             if self.answer.n_tokens + waiting >= self.config.max_tokens:  # a run has no rounds in it to check between
                 self.cut_at_length = True
             if self.answer.finish_reason or self.cut_at_length:
@@ -526,6 +521,21 @@ class Decoder:
             yield from self.answer.ready()
         return self.constraint is not None and self.constraint.complete(self.answer.text)
 
+    def _go_past_forced(self, model: Model, tokens: list[int], gated: bool) -> Asking:
+        """Write what is forced within a run. Returns the tokens to go on from; none where the run ends with it."""
+        before = len(self.answer.text)
+        if (yield from self._write_forced(model)):
+            self.ended_in_run = True
+            return []
+        if len(self.answer.text) == before:
+            return tokens
+        if (
+            gated and self.constraint and self.constraint.may_end(self.answer.text)
+        ):  # the nudging model says whether it ends
+            self.why, self.at_end = Reason.LOOKAHEAD_CUT, None
+            return []
+        return self.voices[model].encode(self.answer.text)
+
     def _test_after_forced(self) -> Asking:
         """Whether the base model goes on after forced text: if it is sure. Where the answer may end, the nudging model says
         whether it does."""
@@ -538,6 +548,15 @@ class Decoder:
             return tested, Reason.HANDOVER_CONFIDENT
         self.why, self.at_end = Reason.UNCERTAIN, tested
         return None
+
+    def _begins_call(self, completion: _Completion, token: int) -> bool:
+        """Whether the nudging model begins a tool call in its own way: then it is begun in ours."""
+        opener = self.constraint.grammar.trigger if self.constraint else None
+        before = self.answer.text + completion.text
+        if opener is None or opener in before or not self.voices["nudging"].opens_call(token):
+            return False
+        completion.text += opener
+        return True
 
     def _hold_to_constraint(self, completion: _Completion) -> None:
         """A completion goes as far as the constraint leaves a choice."""

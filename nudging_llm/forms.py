@@ -6,8 +6,9 @@ Turns the per-call keywords ``json_schema``, ``regex``, ``choices``, ``tools``, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,7 +17,15 @@ from pydantic.errors import PydanticUserError
 from .calls import parse_calls
 from .config import NudgingConfig
 from .errors import ConfigError, GrammarError, nearest
-from .grammar import Grammar, calls_grammar, choices_grammar, json_grammar, regex_grammar
+from .grammar import (
+    Grammar,
+    calls_grammar,
+    choices_grammar,
+    enforceable,
+    json_grammar,
+    regex_grammar,
+    without_strangers,
+)
 from .provenance import Provenance
 from .running import Result
 from .tools import HERMES, Choice, Tool, partial_object, read_choice, read_tools
@@ -114,7 +123,11 @@ def read_form(options: Mapping[str, Any]) -> tuple[Form, dict[str, Any]]:
 
 
 def _calls(tools: tuple[Tool, ...], choice: Choice, several: bool) -> Form:
-    callable_now = tuple(tool for tool in tools if choice.name in (None, tool.name))
+    callable_now = tuple(
+        replace(tool, parameters=without_strangers(enforceable(tool.parameters)))
+        for tool in tools
+        if choice.name in (None, tool.name)
+    )
     trigger = HERMES.begin.strip() if choice.mode == "auto" else None
     grammar = calls_grammar(
         HERMES.schema(callable_now), HERMES.begin, HERMES.end, several and choice.name is None, trigger
@@ -125,11 +138,33 @@ def _calls(tools: tuple[Tool, ...], choice: Choice, several: bool) -> Form:
 def _schema(asked: Any) -> tuple[Any, Callable[[str], Any]]:
     """A JSON schema, and what reads text that fits it."""
     if isinstance(asked, (Mapping, bool)):
-        return asked, TypeAdapter(Any).validate_json
+        return asked, _read_json
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(asked)
-        return adapter.json_schema(), adapter.validate_json
+        schema = adapter.json_schema()
+
+        def load(text: str) -> Any:
+            _read_json(text)
+            return adapter.validate_json(text)
+
+        return schema, load
     except (PydanticUserError, AttributeError, TypeError, ValueError) as error:
         raise GrammarError(
             f"json_schema={asked!r}: give a JSON schema (a dict or a bool), or a type such as a pydantic model ({error})."
         ) from None
+
+
+def _read_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: a key stands twice in an object, which a grammar cannot exclude where any key may come.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError(f"a key stands twice in {[key for key, _ in pairs]}")
+        return found
+
+    return json.loads(text, object_pairs_hook=once)

@@ -18,7 +18,7 @@ from .backends import Sampling, Want
 from .backends.transformers import TransformersEngine
 from .batching import Batcher, Desk
 from .config import NudgingConfig
-from .constraint import Constraint, vocabulary
+from .constraint import Constraint
 from .decoder import Decode, decode, decode_alone
 from .errors import (
     ConfigError,
@@ -191,13 +191,15 @@ class NudgingGenerator:
 
         All requests are checked before the first computes. If one fails, the others stop.
         """
-        runs = [self._run(messages, options) for messages in _several(requests)]
+        asked = self._asked(options)
+        runs = [self._run_asked(messages, *asked) for messages in _several(requests)]
         run_together(runs, self.batch_size)
         return [run.result for run in runs]
 
     async def abatch(self, requests: Sequence[Messages], **options: Any) -> list[Result]:
         """As ``batch``, without blocking the event loop."""
-        streams = [self.astream(messages, **options) for messages in _several(requests)]
+        asked, worker = self._asked(options), self._worker()
+        streams = [AsyncStream(self._run_asked(messages, *asked), worker) for messages in _several(requests)]
         gate = asyncio.Semaphore(self.batch_size)
         tasks = [asyncio.ensure_future(_acollect(stream, gate)) for stream in streams]
         try:
@@ -248,7 +250,9 @@ class NudgingGenerator:
     # -- from a request to a run --------------------------------------------------------------------------------------
 
     def _run(self, messages: Messages, options: Mapping[str, Any]) -> Run:
-        form, config = self._asked(options)
+        return self._run_asked(messages, *self._asked(options))
+
+    def _run_asked(self, messages: Messages, form: Form, config: NudgingConfig) -> Run:
         return self._run_voices(self._voices(messages, form), config, self.base_template.markers, form)
 
     def _asked(self, options: Mapping[str, Any]) -> tuple[Form, NudgingConfig]:
@@ -285,7 +289,8 @@ class NudgingGenerator:
         constraint = None
         if form.grammar is not None:
             engines = {"base": self.base, "nudging": self.nudging}
-            constraint = Constraint(form.grammar, {model: vocabulary(engines[model].codec) for model in voices})
+            joined = [model for model, voice in voices.items() if voice.joins]
+            constraint = Constraint(form.grammar, {model: engines[model].codec for model in voices}, joined)
             _check_closing(constraint, next(iter(voices.values())), config.max_tokens)
             parts = {model: part.held_to(form.grammar) for model, part in parts.items()}
 

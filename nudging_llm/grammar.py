@@ -14,9 +14,17 @@ from typing import Any
 from llguidance import LLMatcher
 
 from .errors import GrammarError
+from .tools import plain_json
 
-#: JSON as ``json.dumps`` spells it, so that spaces stand between its words.
-_JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+#: JSON as ``json.dumps`` spells it, so that spaces stand between its words. Escapes by number would spell one key in two ways,
+#: and are let in only where a schema names a control character that has no other.
+_JSON: Any = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "json_allowed_escapes": 'nrbtf\\"',
+}
+_NAMES_CONTROL = re.compile(r"\\u00[01]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +35,17 @@ class Grammar:
         text: the rule in llguidance's notation.
         what: how to call it in errors.
         trigger: the text from which on the rule holds, which is part of it; None: from the start.
+        joined: the same rule after a space that may be there: how an answer begins for a model whose prompt it is joined to.
     """
 
     text: str
     what: str
     trigger: str | None = None
+    joined: str = ""
 
     def __post_init__(self) -> None:
-        failed, messages = LLMatcher.validate_grammar_with_warnings(self.text)
-        if failed:
-            raise GrammarError(f"{self.what} cannot be used: {messages[0].splitlines()[0]}")
+        if problem := _problem(self.text):
+            raise GrammarError(f"{self.what} cannot be used: {problem}")
 
 
 def json_grammar(schema: Mapping[str, Any] | bool) -> Grammar:
@@ -52,7 +61,10 @@ def json_grammar(schema: Mapping[str, Any] | bool) -> Grammar:
         raise GrammarError(
             f"json_schema={schema!r}: give a JSON schema (a dict or a bool), or a type such as a pydantic model."
         )
-    return Grammar(_compiled(_no_strangers(schema)), "The JSON schema")
+    plain = enforceable(schema)
+    closed = _json_rule(without_strangers(plain))
+    rule = closed if not _problem(f"start: {closed}") else _json_rule(plain)
+    return Grammar(f"start: {rule}", "The JSON schema", joined=f'start: " "? body\nbody: {rule}')
 
 
 def regex_grammar(pattern: str) -> Grammar:
@@ -63,7 +75,8 @@ def regex_grammar(pattern: str) -> Grammar:
     """
     if not isinstance(pattern, str) or not pattern:
         raise GrammarError(f"regex={pattern!r}: give a pattern.")
-    return Grammar(LLMatcher.grammar_from_regex(pattern), f"regex={pattern!r}")
+    _check_characters(pattern)
+    return _pattern(pattern, f"regex={pattern!r}")
 
 
 def choices_grammar(choices: Sequence[str]) -> Grammar:
@@ -77,7 +90,8 @@ def choices_grammar(choices: Sequence[str]) -> Grammar:
     for choice in choices:
         if not isinstance(choice, str) or not choice:
             raise GrammarError(f"choices: {choice!r} is no text that could be written.")
-    return Grammar(LLMatcher.grammar_from_regex("|".join(map(_escaped, choices))), "choices")
+        _check_characters(choice)
+    return _pattern("|".join(map(_escaped, choices)), "choices")
 
 
 def calls_grammar(schema: Mapping[str, Any], begin: str, end: str, several: bool, trigger: str | None) -> Grammar:
@@ -91,44 +105,98 @@ def calls_grammar(schema: Mapping[str, Any], begin: str, end: str, several: bool
     """
     call = f"{json.dumps(begin)} body {json.dumps(end)}"
     more = f' ("\\n" {call})*' if several else ""
-    body = json.dumps(_no_strangers(schema) | {"x-guidance": _JSON})
-    return Grammar(f"start: {call}{more}\nbody: %json {body}\n", "The tools' parameters", trigger)
+    body = f"body: {_json_rule(dict(schema))}"
+    joined = f'start: " "? {call}{more}\n{body}'
+    return Grammar(f"start: {call}{more}\n{body}", "The tools' parameters", trigger, joined)
 
 
-def _compiled(schema: Any) -> str:
+def _problem(grammar: str) -> str:
+    """Why llguidance refuses a grammar; empty if it does not."""
+    failed, messages = LLMatcher.validate_grammar_with_warnings(grammar)
+    return str(messages[0].splitlines()[0]) if failed else ""
+
+
+def _check_characters(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise GrammarError(f"{text!a} holds half of a surrogate pair, which no text can hold.") from None
+
+
+def _json_rule(schema: dict[str, Any]) -> str:
+    options = dict(_JSON)
+    if _NAMES_CONTROL.search(json.dumps(schema)):
+        options |= {"json_allowed_escapes": 'nrbtfu\\"', "json_allow_general_unicode_escapes": False}
+    return f"%json {json.dumps(schema | {'x-guidance': options})}"
+
+
+def _pattern(pattern: str, what: str) -> Grammar:
+    joined = LLMatcher.grammar_from_regex(f" ?(?:{pattern})")
+    return Grammar(LLMatcher.grammar_from_regex(pattern), what, joined=joined)
+
+
+def enforceable(schema: Any) -> Any:
+    """A copy of a JSON schema, without ``format``s that llguidance does not know, which are annotations.
+
+    Raises:
+        GrammarError: it is no JSON, is malformed, or asks for what cannot be held to token by token.
+    """
     if schema is False:
         raise GrammarError("The JSON schema is false: no value fits it.")
-    schema = {} if schema is True else schema
     try:
-        written = json.dumps(schema)
-    except (TypeError, ValueError) as error:
-        raise GrammarError(f"The JSON schema is no JSON: {error}") from None
-    return str(LLMatcher.grammar_from_json_schema(written, overrides=_JSON))
+        plain = plain_json({} if schema is True else schema)
+    except (ValueError, RecursionError) as error:
+        raise GrammarError(f"The JSON schema is no JSON: {error}.") from None
+    for part in _parts(plain):
+        _check_part(part)
+        named = {"type": "string", "format": part.get("format")}
+        if isinstance(named["format"], str) and "Unknown format" in _problem(f"start: {_json_rule(named)}"):
+            del part["format"]
+    return plain
 
 
-def _no_strangers(schema: Any) -> Any:
+def _check_part(part: dict[str, Any]) -> None:
+    """Refuse what llguidance takes and does not enforce, or chokes on."""
+    properties, required, least = part.get("properties", {}), part.get("required", []), part.get("minProperties", 0)
+    if not isinstance(properties, dict):
+        raise GrammarError(f"The JSON schema: properties={properties!r} is no object.")
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        raise GrammarError(f"The JSON schema: required={required!r} is no list of names.")
+    if not isinstance(least, int) or least > len(required):
+        raise GrammarError(
+            f"The JSON schema: minProperties={least!r} cannot be enforced where keys may repeat. Require the properties by name."
+        )
+    if isinstance(part.get("multipleOf"), float) and not part["multipleOf"].is_integer():
+        raise GrammarError(
+            f"The JSON schema: multipleOf={part['multipleOf']} has no exact meaning in binary fractions. Use an integer."
+        )
+
+
+def without_strangers(schema: Any) -> Any:
     """The schema with objects closed that declare properties and are silent about others; as it is if parts of it must hold
-    together (``allOf``), where closing one would shut out another."""
-    if "allOf" in _keywords(schema):
-        return schema
+    together (``allOf``, or properties beside a choice or reference), where closing one would shut out another."""
+    for part in _parts(schema):
+        if "allOf" in part or ("properties" in part and _TOGETHER & set(part)):
+            return schema
     return _closed(schema)
 
 
 _NAMED = frozenset({"properties", "$defs", "definitions", "patternProperties", "dependentSchemas"})
 _DATA = frozenset({"enum", "const", "default", "examples", "required"})
+_TOGETHER = frozenset({"$ref", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas", "not"})
 
 
-def _keywords(schema: Any) -> Iterator[str]:
-    if isinstance(schema, Mapping):
+def _parts(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every schema in a schema, itself included."""
+    if isinstance(schema, dict):
+        yield schema
         for key, value in schema.items():
-            yield key
-            if key in _DATA:
-                continue
-            for part in value.values() if key in _NAMED and isinstance(value, Mapping) else [value]:
-                yield from _keywords(part)
+            if key not in _DATA:
+                for part in list(value.values()) if key in _NAMED and isinstance(value, dict) else [value]:
+                    yield from _parts(part)
     elif isinstance(schema, list):
         for part in schema:
-            yield from _keywords(part)
+            yield from _parts(part)
 
 
 def _closed(schema: Any) -> Any:
@@ -144,10 +212,9 @@ def _closed(schema: Any) -> Any:
         else _closed(value)
         for key, value in schema.items()
     }
-    if "properties" in out and not {"additionalProperties", "patternProperties", "unevaluatedProperties"} & set(out):
-        declared = set(out["properties"])
-        if set(out.get("required", ())) <= declared and out.get("minProperties", 0) <= len(declared):
-            out["additionalProperties"] = False
+    silent = not {"additionalProperties", "patternProperties", "unevaluatedProperties"} & set(out)
+    if silent and "properties" in out and set(out.get("required", ())) <= set(out["properties"]):
+        out["additionalProperties"] = False
     return out
 
 

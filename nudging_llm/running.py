@@ -110,6 +110,7 @@ class Run:
         self._finish: FinishReason | None = None
         self._warnings: tuple[Warning, ...] = ()
         self._counts: dict[Model, Counts] = {}
+        self._result: Result | None = None
         self.pieces: list[Piece] = []
 
     @property
@@ -148,6 +149,11 @@ class Run:
         if isinstance(event, Piece):
             self.pieces.append(event)
         return event
+
+    @property
+    def preparation(self) -> Callable[[], None] | None:
+        """What takes seconds and must be done before the first ``advance``, if anything."""
+        return self._constraint.load if self._constraint and not self._constraint.loaded else None
 
     def remembered(self, ask: Ask) -> Prediction | None:
         """The answer, if it takes no compute."""
@@ -223,8 +229,13 @@ class Run:
     @property
     def result(self) -> Result:
         """Text and record."""
+        if self._result is not None:
+            return self._result
         record = self.provenance()
-        return self._reading(record) if self._reading else Result(record.text, record, record.text)
+        result = self._reading(record) if self._reading else Result(record.text, record, record.text)
+        if self.over:
+            self._result = result  # so that calls keep their ids
+        return result
 
     def _model_use(self, model: Model) -> ModelUse:
         if model not in self._parts:
@@ -328,6 +339,8 @@ class AsyncStream(_Streaming, AsyncIterator[Piece]):
     async def __anext__(self) -> Piece:
         with self._run:
             try:
+                if (prepare := self._run.preparation) is not None:
+                    await asyncio.wrap_future(self._executor.submit(prepare))
                 event = self._run.advance()
                 while isinstance(event, Ask):
                     event = self._run.advance(self._run.remembered(event) or await self._compute(event))

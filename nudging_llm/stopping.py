@@ -67,12 +67,17 @@ class RepetitionGuard:
         self._line_start = 0
         self._lines: list[str] = []
 
-    def find(self, text: str) -> int | None:
-        """Offset at which the third repeat is complete, if it is within ``text``, which has grown since the last call."""
+    def find(self, text: str, ruled_from: int | None = None) -> int | None:
+        """Offset at which the third repeat is complete, if it is within ``text``, which has grown since the last call. From
+        ``ruled_from`` on it counts within one value of a JSON text only."""
         for end in range(self._seen + 1, len(text) + 1):
-            if text[end - 1] == "\n" and self._third_line(text[self._line_start : end - 1], end):
+            if text[end - 1] == "\n" and self._third_line(text[self._line_start : end - 1], end) and ruled_from is None:
                 return end - 1
-            if self._third_block(text, end):
+            if (length := self._third_block(text, end)) and (
+                ruled_from is None
+                or end - length < ruled_from
+                or _one_value(text[ruled_from : end - length], text[end - length : end])
+            ):
                 return end
         self._seen = len(text)
         return None
@@ -91,9 +96,10 @@ class RepetitionGuard:
         self._lines = [*self._lines, line][-_REPEATS:]
         return len(self._lines) == _REPEATS and len(set(self._lines)) == 1 and any(char.isalnum() for char in line)
 
-    def _third_block(self, text: str, end: int) -> bool:
+    def _third_block(self, text: str, end: int) -> int:
+        """Length of three equal blocks that end there; 0 if there are none."""
         if end < _REPEATS * _MIN_BLOCK:
-            return False
+            return 0
         tail = text[end - _MIN_BLOCK : end]
         floor = max(0, end - _MIN_BLOCK - _MAX_BLOCK)
         at = text.rfind(tail, floor, end - 1)
@@ -103,9 +109,17 @@ class RepetitionGuard:
             if block <= _MAX_BLOCK and end >= _REPEATS * block:
                 whole = text[end - _REPEATS * block : end]
                 if whole[:-block] == whole[block:]:
-                    return True
+                    return len(whole)
             at = text.rfind(tail, floor, at + _MIN_BLOCK - 1)
+        return 0
+
+
+def _one_value(before: str, circle: str) -> bool:
+    """Whether ``circle`` stands within one string or number of a JSON text that begins with ``before``."""
+    if '"' in circle.replace('\\"', ""):
         return False
+    in_string = before.replace("\\\\", "").replace('\\"', "").count('"') % 2 == 1
+    return in_string or not any(char in circle for char in ",:[]{}")
 
 
 class Answer:
@@ -114,21 +128,24 @@ class Answer:
     Args:
         stop: strings that end the answer.
         guard: whether the repetition guard watches.
+        opener: text that brings a grammar into force; what may become it is held back, and cut at the end if it has not.
 
     Attributes:
         text: everything accepted, held pieces included. Only a cut shortens it, and only by what was held.
         n_tokens: its length in base tokens.
-        free: whether stop strings and role markers count where the next piece comes; not within what a grammar rules.
+        ruled_from: where a grammar begins to rule the text: stop strings and role markers count before it, and circles beyond it
+            within one value only, as rows of equal values are no circle.
         finish_reason: set once the text has ended by itself; ``add`` then ignores what comes.
     """
 
-    def __init__(self, stop: Sequence[str] = (), guard: bool = True) -> None:
+    def __init__(self, stop: Sequence[str] = (), guard: bool = True, opener: str | None = None) -> None:
         self.text = ""
         self.n_tokens = 0
-        self.free = True
+        self.ruled_from: int | None = None
         self.finish_reason: FinishReason | None = None
         self._stop = StringScanner(stop)
         self._guard = RepetitionGuard() if guard else None
+        self._opener = StringScanner((opener,)) if opener else None
         self._markers: StringScanner | None = None
         self._run_start = 0
         self._held: list[Piece] = []
@@ -149,10 +166,12 @@ class Answer:
         self.text += piece.text
         self.n_tokens += piece.n_tokens
         self._held.append(piece)
-        stop, circle = self._stop.find(self.text), self._guard.find(self.text) if self._guard else None
+        stop = self._stop.find(self.text)
+        circle = self._guard.find(self.text, self.ruled_from) if self._guard else None
         marker = self._markers.find(self.text) if self._markers else None
-        if not self.free:
-            stop = marker = None
+        if self.ruled_from is not None:
+            stop = stop if stop and stop[1] <= self.ruled_from else None
+            marker = marker if marker and marker[1] <= self.ruled_from else None
         if stop is not None and (circle is None or stop[1] <= circle) and (marker is None or stop[1] <= marker[1]):
             self.finish_reason = "stop_string"
             self._cut(stop[0])
@@ -177,7 +196,7 @@ class Answer:
         """Take out the pieces that nothing can change any more; all of them if ``final``."""
         safe = len(self.text)
         if not final and self.finish_reason is None:
-            safe = self._stop.held_from(self.text)
+            safe = min(self._stop.held_from(self.text), self._opening)
             if self._markers is not None:
                 turn = self._markers.held_from(self.text)
                 safe = min(safe, self._run_start + len(self.text[self._run_start : turn].rstrip()))
@@ -186,6 +205,17 @@ class Answer:
             count += 1
         out, self._held = self._held[:count], self._held[count:]
         return out
+
+    def drop_opening(self) -> None:
+        """The text ends here: cut off what would have become the opener."""
+        self._cut(self._opening)
+
+    @property
+    def _opening(self) -> int:
+        """Where the opener may have begun."""
+        if self._opener is None or self.ruled_from is not None:
+            return len(self.text)
+        return self._opener.held_from(self.text)
 
     def _cut(self, at: int) -> None:
         """Shorten the text to ``at`` characters; only held pieces are touched."""

@@ -25,6 +25,8 @@ REPLACEMENT = "\ufffd"
 #: How vocabularies spell a space: as itself, SentencePiece's, byte-level BPE's.
 _SPACES = frozenset({" ", "\u2581", chr(256 + 32)})
 _WHITE = _SPACES | {"\t", "\n", "\v", "\f", "\r"} | {chr(256 + code) for code in range(9, 14)}
+#: Control tokens with which models begin tool calls: Qwen and Hermes, Mistral, Llama 3.
+_CALL_OPENERS = frozenset({"<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"})
 #: Candidates for a character put before a text, so that it is never treated as the start of a document.
 _GUARDS = "axzAXZ0.;"
 
@@ -68,6 +70,9 @@ class TextCodec:
         own_end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.stop_tokens = frozenset(end_tokens) | frozenset(own_end)  # what a model writes to end its text
         self.end_tokens = {token for token, entry in added.items() if entry.special} | self.stop_tokens
+        self.call_openers = {
+            token for token, entry in added.items() if entry.special and entry.content in _CALL_OPENERS
+        }
         self.size: int = self._backend.get_vocab_size(with_added_tokens=True)
         self.crossing, self.crosses_wide = _crossing_characters(self._backend.get_vocab(with_added_tokens=True))
         safe_guards = [guard for guard in _GUARDS if guard not in self.crossing]

@@ -76,6 +76,10 @@ class Voice(Protocol):
         """Whether the token ends the text."""
         ...
 
+    def opens_call(self, token: int) -> bool:
+        """Whether the token is a control token with which the model begins a tool call."""
+        ...
+
     def text_stream(self) -> TextStream:
         """A stream for tokens that begin at a whole character."""
         ...
@@ -101,6 +105,9 @@ class PromptVoice:
         self.settle = self._path.settle
         self.token_text = codec.token_text
         self.is_end = codec.is_end
+        self.opens_call = codec.call_openers.__contains__
+        #: Whether a space joins the prompt to an answer that begins with none.
+        self.joins = bool(prompt_text) and not prompt_text[-1].isspace()
 
     def text_stream(self) -> Detokenizer:
         """A stream for tokens that begin at a whole character."""

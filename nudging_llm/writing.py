@@ -43,7 +43,8 @@ class Writer:
         clock: Callable[[], float],
         constraint: Constraint | None,
     ) -> None:
-        self.answer = Answer(config.stop, guard=config.repetition == "guard")
+        opener = constraint.grammar.trigger if constraint else None
+        self.answer = Answer(config.stop, config.repetition == "guard", opener)
         self.round = 0
         self._voices, self._max_tokens, self._clock, self._constraint = voices, config.max_tokens, clock, constraint
 
@@ -62,7 +63,8 @@ class Writer:
         top = self._voices["base"].token_text(prediction.top) if "base" in self._voices else None
         prob = prediction.prob if "base" in self._voices else None
         start = len(self.answer.text)
-        self.answer.free = not (self._constraint and self._constraint.active(self.answer.text + text))
+        if self._constraint:
+            self.answer.ruled_from = self._constraint.start(self.answer.text + text)
         return self.answer.add(Piece(text, start, source, reason, self.round, prob, top, n_tokens, self._clock()))
 
     def kept(self, text: str) -> str:
@@ -79,9 +81,15 @@ class Writer:
         after = self.answer.text + text
         return self._constraint.closing(after, lambda way: self._length(after, way) <= room) is not None
 
-    def close(self) -> bool:
-        """End as the constraint demands, as soon as that can be; whether that was needed."""
-        if self._constraint is None or self._constraint.may_end(text := self.answer.text):
+    def close(self, cut: bool) -> bool:
+        """End as the constraint demands, as soon as that can be; whether that was needed. ``cut``: the answer was cut short, so
+        that what might have become a call will not."""
+        if self._constraint is None:
+            return False
+        if cut and not self._constraint.active(self.answer.text):
+            self.answer.drop_opening()
+        text = self.answer.text
+        if self._constraint.may_end(text):
             return False
         way = self._constraint.closing(
             text, lambda way: self._length(text, way) <= self._max_tokens - self.answer.n_tokens
@@ -115,6 +123,6 @@ class Writer:
 
     def without_join(self, text: str) -> str:
         """An answer has no leading space: it belongs to the join with the prompt (design, section 8)."""
-        if self.answer.text or (self._constraint and self._constraint.active(text)):
+        if self.answer.text or (self._constraint and self._constraint.active("") and self.kept(text) == text):
             return text
         return text.lstrip(" ")
