@@ -16,7 +16,8 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import lru_cache
+from contextlib import contextmanager
+from functools import cache, lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -119,13 +120,9 @@ class _ByteVocabulary:
         return list(data)
 
 
-_BYTES: list[_ByteVocabulary] = []
-
-
+@cache
 def _byte_vocabulary() -> _ByteVocabulary:
-    if not _BYTES:
-        _BYTES.append(_ByteVocabulary())
-    return _BYTES[0]
+    return _ByteVocabulary()
 
 
 class _Follower:
@@ -224,7 +221,7 @@ class Constraint:
                 rule = self.grammar.joined if model in self._joined else self.grammar.text
                 self._models[model] = _Follower(rule, words), words
 
-    # Each public method takes the answer's text so far. They are timed together.
+    # Each of these takes the answer's text so far. They are timed together.
 
     def active(self, text: str) -> bool:
         """Whether the rule holds at the end of ``text``."""
@@ -232,28 +229,23 @@ class Constraint:
 
     def clip(self, text: str) -> str:
         """As much of ``text`` as keeps to the rule: a token may reach over the place where it begins."""
-        started = time.perf_counter()
-        data, kept = text.encode(), text
-        if (ruled := self._ruled(text)) is not None and (accepted := self._text.follow(ruled)) < len(ruled):
-            kept = data[: len(data) - len(ruled) + accepted].decode(errors="ignore")
-        self.seconds += time.perf_counter() - started
-        return kept
+        with self._timed():
+            data, ruled = text.encode(), self._ruled(text)
+            if ruled is None or (accepted := self._text.follow(ruled)) == len(ruled):
+                return text
+            return data[: len(data) - len(ruled) + accepted].decode(errors="ignore")
 
     def complete(self, text: str) -> bool:
         """Whether ``text`` cannot go on: it is all that the rule allows."""
-        started = time.perf_counter()
-        ruled = self._ruled(text)
-        over = ruled is not None and self._follow(ruled).matcher.is_stopped()
-        self.seconds += time.perf_counter() - started
-        return over
+        with self._timed():
+            ruled = self._ruled(text)
+            return ruled is not None and self._follow(ruled).matcher.is_stopped()
 
     def may_end(self, text: str) -> bool:
         """Whether ``text`` keeps to the rule as it is."""
-        started = time.perf_counter()
-        ruled = self._ruled(text)
-        accepted = ruled is None or bool(self._follow(ruled).matcher.is_accepting())
-        self.seconds += time.perf_counter() - started
-        return accepted
+        with self._timed():
+            ruled = self._ruled(text)
+            return ruled is None or self._follow(ruled).matcher.is_accepting()
 
     def forced(self, text: str, model: Model) -> str:
         """What must come next, if the rule leaves no choice; whole characters.
@@ -261,21 +253,18 @@ class Constraint:
         A space or a part of a word at its end is left to ``model`` if it has tokens in which that goes on: it would not have
         written it so.
         """
-        if model in self._codecs:
-            self._model(model)
-        started = time.perf_counter()
-        must = ""
-        if (ruled := self._ruled(text)) is not None:
-            data: bytes = self._follow(ruled).matcher.compute_ff_bytes()
-            must = data.decode(errors="ignore") if data else ""
+        known = self._model(model) if model in self._codecs else None
+        with self._timed():
+            if (ruled := self._ruled(text)) is None:
+                return ""
+            must = self._follow(ruled).matcher.compute_ff_bytes().decode(errors="ignore")
             tail = _WORD_PART.search(must)[0]  # type: ignore[index]  # it matches the empty text too
-            if tail and model in self._codecs:
-                follower, words = self._model(model)
+            if tail and known is not None:
+                follower, words = known
                 follower.follow(self._as_seen(model, ruled + must[: -len(tail)].encode()))
                 if words.goes_on(follower.mask(), tail.encode()):
-                    must = must[: -len(tail)]
-        self.seconds += time.perf_counter() - started
-        return must
+                    return must[: -len(tail)]
+            return must
 
     def masks(self, model: Model, text: str, tail: Sequence[int], guesses: list[int]) -> tuple[list[int], Masks]:
         """Which tokens ``model`` may choose after ``text`` and the tokens ``tail`` of an unfinished character, and after each
@@ -285,39 +274,46 @@ class Constraint:
             GrammarError: none of the model's tokens goes on.
         """
         follower, words = self._model(model)
-        started = time.perf_counter()
-        ruled = self._ruled(text)
-        if ruled is None:
-            return self._before_the_rule(words, text, tail, guesses), None
-        data = self._as_seen(model, ruled) + words.spelt(tail)
-        if follower.follow(data) < len(data):
-            raise GrammarError(f"{self.grammar.what}: {text[-20:]!r} cannot be spelt with the tokens of this model.")
-        masks = [follower.mask()]
-        if not any(masks[0]):
-            raise GrammarError(f"{self.grammar.what}: this model has no token that could come after {text[-20:]!r}.")
-        kept: list[int] = []
-        for guess in guesses:
-            if guess in words.ends or not follower.consume([guess]) or not any(mask := follower.mask()):
-                break
-            kept.append(guess)
-            masks.append(mask)
-        self.seconds += time.perf_counter() - started
-        return kept, masks
+        with self._timed():
+            ruled = self._ruled(text)
+            if ruled is None:
+                return self._before_the_rule(words, text, tail, guesses), None
+            data = self._as_seen(model, ruled) + words.spelt(tail)
+            if follower.follow(data) < len(data):
+                raise GrammarError(
+                    f"{self.grammar.what}: {text[-20:]!r} cannot be spelt with the tokens of this model."
+                )
+            masks = [follower.mask()]
+            if not any(masks[0]):
+                raise GrammarError(
+                    f"{self.grammar.what}: this model has no token that could come after {text[-20:]!r}."
+                )
+            kept: list[int] = []
+            for guess in guesses:
+                if guess in words.ends or not follower.consume([guess]) or not any(mask := follower.mask()):
+                    break
+                kept.append(guess)
+                masks.append(mask)
+            return kept, masks
 
     def closing(self, text: str, fits: Callable[[str], bool]) -> str | None:
         """A way for ``text`` to its end that ``fits``: the last one found if it still leads there, else the straight one, else
         the shortest of some random ones. None if none does."""
-        ruled = self._ruled(text)
-        if ruled is None:
-            return ""
-        started = time.perf_counter()
-        self._follow(ruled)
-        try:
+        with self._timed():
+            if (ruled := self._ruled(text)) is None:
+                return ""
+            self._follow(ruled)
             for way in self._ways(ruled):
                 if fits(way.decode()):
                     self._closing = ruled, way
                     return way.decode()
             return None
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
         finally:
             self.seconds += time.perf_counter() - started
 

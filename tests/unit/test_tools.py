@@ -8,6 +8,7 @@ import time
 from typing import Annotated, Literal
 
 import jsonschema
+import llguidance
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -297,7 +298,6 @@ def test_arguments_and_data_that_look_like_references_stay():
 
 
 def test_the_grammar_compiler_takes_the_references():
-    llguidance = pytest.importorskip("llguidance")
     schema = HERMES.schema([*read_tools([Node]), WEATHER])
     grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
     assert not llguidance.LLMatcher.validate_grammar(grammar)
