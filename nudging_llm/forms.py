@@ -138,33 +138,11 @@ def _calls(tools: tuple[Tool, ...], choice: Choice, several: bool) -> Form:
 def _schema(asked: Any) -> tuple[Any, Callable[[str], Any]]:
     """A JSON schema, and what reads text that fits it."""
     if isinstance(asked, (Mapping, bool)):
-        return asked, _read_json
+        return asked, json.loads
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(asked)
-        schema = adapter.json_schema()
-
-        def load(text: str) -> Any:
-            _read_json(text)
-            return adapter.validate_json(text)
-
-        return schema, load
+        return adapter.json_schema(), adapter.validate_json
     except (PydanticUserError, AttributeError, TypeError, ValueError) as error:
         raise GrammarError(
             f"json_schema={asked!r}: give a JSON schema (a dict or a bool), or a type such as a pydantic model ({error})."
         ) from None
-
-
-def _read_json(text: str) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ValueError: a key stands twice in an object, which a grammar cannot exclude where any key may come.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError(f"a key stands twice in {[key for key, _ in pairs]}")
-        return found
-
-    return json.loads(text, object_pairs_hook=once)

@@ -13,6 +13,7 @@ from ..provenance import Piece, Provenance
 
 #: Both a colour and an underline: the mark survives NO_COLOR and colour blindness.
 NUDGED = "underline bright_magenta"
+_STYLES = {"nudging": NUDGED, "grammar": "dim"}
 
 
 class TerminalView:
@@ -33,7 +34,7 @@ class TerminalView:
             self._console.file.flush()
             self._column = 0 if piece.text.endswith("\n") else 1
             return
-        style = NUDGED if piece.source == "nudging" else ""
+        style = _STYLES.get(piece.source, "")
         for word in re.findall(r"\n| *[^ \n]+| +", _printable(piece.text)):
             if word.startswith(" ") and self._column + cell_len(word) > self._console.width:
                 self._show("\n", style)
@@ -63,6 +64,8 @@ def summary(record: Provenance) -> Text:
     parts = [f"{record.n_tokens} tokens"]
     if record.base.name and record.nudging.name:
         parts.append(f"nudged {record.nudge_ratio:.0%}")
+    if record.grammar_tokens:
+        parts.append(f"by the grammar {record.grammar_tokens / record.n_tokens:.0%}")
     parts.append(f"{record.tokens_per_second:.1f} tokens/s")
     per_token = [
         f"{use.forwards / record.n_tokens:.2f} {label}"

@@ -92,6 +92,9 @@ def test_ctrl_c_prints_what_there_is():
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a background job inherits "ignore"
     )
     first = process.stdout.read(5)  # it has begun, and has hundreds of tokens to go
     process.send_signal(signal.SIGINT)

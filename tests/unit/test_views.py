@@ -65,3 +65,9 @@ def test_control_characters_cannot_drive_the_terminal():
 
 def test_piped_output_is_the_text_itself():
     assert shown([("a ", "base"), ("b\n c", "nudging")], terminal=False) == "a b\n c\n"
+
+
+def test_what_the_grammar_wrote_is_dim():
+    out = shown([('{"a": ', "grammar"), ("5", "nudging"), ("}", "grammar")])
+    assert plain(out) == '{"a": 5}\n'
+    assert "\x1b[2m" in out and "\x1b[4;95m" in out
