@@ -6,7 +6,10 @@ The answer goes to stdout, everything else to stderr. Exit codes: 0 done, 1 an e
 from __future__ import annotations
 
 import io
+import json
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 try:
@@ -53,6 +56,11 @@ def ask(
     dtype: DType = "auto",
     paper: Paper = False,
     alone: Annotated[str | None, typer.Option(help="'base' or 'nudging': that model alone, for comparison.")] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(help="File with a JSON schema: the answer is JSON that fits it.", dir_okay=False)
+    ] = None,
+    choice: Annotated[list[str] | None, typer.Option(help="The answer is one of these: give it several times.")] = None,
+    regex: Annotated[str | None, typer.Option(help="Pattern that the whole answer matches.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole record as JSON instead of the text.")
     ] = False,
@@ -60,8 +68,9 @@ def ask(
 ) -> None:
     """Ask one question."""
     messages = _messages(system, _question(question))
+    form = {"json_schema": _schema(json_schema), "choices": choice or None, "regex": regex}
     generator = _generator(base, nudging, device, dtype, _config(paper, threshold, lookahead, max_tokens))
-    record = _answer(generator, messages, alone, no_color, silent=as_json)
+    record = _answer(generator, messages, alone, no_color, as_json, form)
     if as_json:
         print(record.to_json(indent=2))
     if record.finish_reason == "cancelled":
@@ -121,14 +130,20 @@ def main() -> None:
 
 
 def _answer(
-    generator: Any, messages: list[dict[str, str]], alone: str | None, no_color: bool, silent: bool = False
+    generator: Any,
+    messages: list[dict[str, str]],
+    alone: str | None,
+    no_color: bool,
+    silent: bool = False,
+    form: Mapping[str, Any] | None = None,
 ) -> Provenance:
     """Stream one answer to the terminal; Ctrl-C stops it and keeps what there is."""
     from .views.terminal import TerminalView, summary
 
     view = TerminalView(Console(no_color=no_color or None, highlight=False))
     try:
-        stream = generator.stream_alone(alone, messages) if alone else generator.stream(messages)
+        asked = form or {}
+        stream = generator.stream_alone(alone, messages, **asked) if alone else generator.stream(messages, **asked)
         try:
             for piece in stream:
                 if not silent:
@@ -152,6 +167,16 @@ def _question(argument: str | None) -> str:
         print("Ask something: nudging ask 'What is the capital of France?', or pipe the question in.", file=sys.stderr)
         raise typer.Exit(2)
     return question
+
+
+def _schema(file: Path | None) -> Any:
+    if file is None:
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        print(f"nudging: --json-schema {file}: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
 
 
 def _messages(system: str | None, question: str) -> list[dict[str, str]]:

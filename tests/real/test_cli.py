@@ -86,6 +86,22 @@ def test_wrong_usage():
     assert "Traceback" not in done.stderr
 
 
+def test_forms(tmp_path):
+    (tmp_path / "trip.json").write_text(
+        '{"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}, "required": ["city", "days"]}'
+    )
+    done = run(
+        "ask", "I would like to spend 3 days in Paris.", "-n", "60", "--json-schema", str(tmp_path / "trip.json")
+    )
+    assert json.loads(done.stdout).keys() == {"city", "days"}, done.stderr
+    assert "by the grammar" in done.stderr
+    (tmp_path / "bad.json").write_text('{"type": "frob"}')
+    done = run("ask", "Why?", "--json-schema", str(tmp_path / "bad.json"))
+    assert done.returncode == 1 and "frob" in done.stderr and "Traceback" not in done.stderr
+    done = run("ask", "Why?", "--json-schema", str(tmp_path / "none.json"))
+    assert done.returncode == 2
+
+
 def test_ctrl_c_prints_what_there_is():
     process = subprocess.Popen(
         [*COMMAND, "ask", "Tell a long story about a river.", "-n", "400"],
