@@ -24,7 +24,7 @@ def test_the_readme_example_runs(tmp_path, starter):
     assert done.returncode == 0, done.stderr
     assert "Reason.OPENING" not in done.stdout
     assert "nudging opening" in done.stdout
-    assert "ToolCall(" in done.stdout and "Trip(" in done.stdout
+    assert "ToolCall(" in done.stdout and "days=" in done.stdout
 
 
 def test_the_cookbook_runs(tmp_path, starter):
