@@ -262,7 +262,7 @@ class NudgingGenerator:
         form.check(config)
         return form, config
 
-    def _voices(self, messages: Messages, form: Form) -> dict[Model, PromptVoice]:
+    def _voices(self, messages: Messages, form: Form = FREE) -> dict[Model, PromptVoice]:
         conversation = read_messages(messages)
         transcript = self.base_template.render(conversation, form.tools)
         chat = render_chat(self.nudging.tokenizer, self.nudging.codec, conversation, form.tools, form.choice)
