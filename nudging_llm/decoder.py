@@ -513,7 +513,7 @@ class Decoder:
         """The gate, which sees the raw probability; sure of what may not be written is not sure of what may."""
         return prediction.allowed and self.gate.confident(prediction, self.config.threshold)
 
-    # -- under a constraint (grammar.py) ------------------------------------------------------------------------------
+    # -- under a constraint (constraint.py) ---------------------------------------------------------------------------
 
     def _write_forced(self, model: Model) -> Asking:
         """Write what the constraint leaves no choice about, for ``model`` to go on; whether the answer is over with it."""
@@ -529,9 +529,8 @@ class Decoder:
             return []
         if len(self.answer.text) == before:
             return tokens
-        if (
-            gated and self.constraint and self.constraint.may_end(self.answer.text)
-        ):  # the nudging model says whether it ends
+        if gated and self.constraint and self.constraint.may_end(self.answer.text):
+            # the nudging model says whether it ends
             self.why, self.at_end = Reason.LOOKAHEAD_CUT, None
             return []
         return self.voices[model].encode(self.answer.text)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from .calls import parse_calls
@@ -62,10 +62,7 @@ class Form:
             return Result(text, record, text, parsed=partial_object(text))
         try:
             return Result(text, record, text, parsed=self.load(text))
-        except (
-            ValueError,
-            ValidationError,
-        ) as error:  # a validator of the caller's own, of which the schema says nothing
+        except ValueError as error:  # a validator of the caller's own, of which the schema says nothing
             return Result(text, record, text, parsing_error=error)
 
     def check(self, config: NudgingConfig) -> None:

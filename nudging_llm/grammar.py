@@ -14,7 +14,7 @@ from typing import Any
 from llguidance import LLMatcher
 
 from .errors import GrammarError
-from .tools import plain_json
+from .tools import MAPS_OF_SCHEMAS, PLAIN_DATA, plain_json
 
 #: JSON as ``json.dumps`` spells it, so that spaces stand between its words. Escapes by number would spell one key in two ways,
 #: and are let in only where a schema names a control character that has no other.
@@ -181,8 +181,6 @@ def without_strangers(schema: Any) -> Any:
     return _closed(schema)
 
 
-_NAMED = frozenset({"properties", "$defs", "definitions", "patternProperties", "dependentSchemas"})
-_DATA = frozenset({"enum", "const", "default", "examples", "required"})
 _TOGETHER = frozenset({"$ref", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas", "not"})
 
 
@@ -191,8 +189,8 @@ def _parts(schema: Any) -> Iterator[dict[str, Any]]:
     if isinstance(schema, dict):
         yield schema
         for key, value in schema.items():
-            if key not in _DATA:
-                for part in list(value.values()) if key in _NAMED and isinstance(value, dict) else [value]:
+            if key not in PLAIN_DATA:
+                for part in list(value.values()) if key in MAPS_OF_SCHEMAS and isinstance(value, dict) else [value]:
                     yield from _parts(part)
     elif isinstance(schema, list):
         for part in schema:
@@ -206,9 +204,9 @@ def _closed(schema: Any) -> Any:
         return schema
     out: dict[str, Any] = {
         key: value
-        if key in _DATA
+        if key in PLAIN_DATA
         else {name: _closed(part) for name, part in value.items()}
-        if key in _NAMED and isinstance(value, Mapping)
+        if key in MAPS_OF_SCHEMAS and isinstance(value, Mapping)
         else _closed(value)
         for key, value in schema.items()
     }

@@ -26,8 +26,8 @@ from .errors import ToolError, nearest
 MAX_DEPTH = 64
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 #: Keywords of JSON schema whose values map names to schemas; and those whose values are data, not schemas.
-_MAPS = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
-_DATA = frozenset({"const", "enum", "default", "examples"})
+MAPS_OF_SCHEMAS = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
+PLAIN_DATA = frozenset({"const", "enum", "default", "examples"})
 
 
 @dataclass(frozen=True)
@@ -380,10 +380,10 @@ def _rebased(schema: Any, place: str) -> Any:
     for key, value in schema.items():
         if key == "$ref" and isinstance(value, str) and value.startswith("#"):
             out[key] = place + value[1:]
-        elif key in _MAPS and isinstance(value, dict):  # its keys are names, even one called "$ref" or "enum"
+        elif key in MAPS_OF_SCHEMAS and isinstance(value, dict):  # its keys are names, even one called "$ref" or "enum"
             out[key] = {name: _rebased(item, place) for name, item in value.items()}
         else:
-            out[key] = value if key in _DATA else _rebased(value, place)
+            out[key] = value if key in PLAIN_DATA else _rebased(value, place)
     return out
 
 

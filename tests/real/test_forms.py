@@ -162,12 +162,10 @@ def test_partial_objects_while_streaming(starter: NudgingGenerator) -> None:
 
 def get_weather(city: str, days: int) -> str:
     """Weather forecast for a city, for some days."""
-    raise NotImplementedError
 
 
 def add_reminder(text: str, minutes: int) -> None:
     """Remind the user of something after some minutes."""
-    raise NotImplementedError
 
 
 def test_forced_calls(starter: NudgingGenerator) -> None:
