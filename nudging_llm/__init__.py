@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .calls import InvalidToolCall, ToolCall
+from .channels import CallDelta, SortedPiece, Sorter
 from .config import NudgingConfig
 from .errors import (
     ConfigError,
@@ -27,6 +28,7 @@ from .errors import (
 from .gates import Gate, Prediction
 from .prompts import BaseTemplate
 from .provenance import Piece, Provenance, Reason, Span
+from .shared import STARTER, LazyGenerator, lazy_generator
 
 if TYPE_CHECKING:
     from .generator import NudgingGenerator
@@ -37,13 +39,16 @@ __version__ = "0.1.0"
 _LAZY = {"NudgingGenerator": "generator", "AsyncStream": "running", "Result": "running", "Stream": "running"}
 
 __all__ = [
+    "STARTER",
     "AsyncStream",
     "BaseTemplate",
+    "CallDelta",
     "ConfigError",
     "ContextOverflowError",
     "Gate",
     "GrammarError",
     "InvalidToolCall",
+    "LazyGenerator",
     "MessageError",
     "ModelError",
     "ModelLoadError",
@@ -56,6 +61,8 @@ __all__ = [
     "Provenance",
     "Reason",
     "Result",
+    "SortedPiece",
+    "Sorter",
     "Span",
     "StarterError",
     "Stream",
@@ -64,6 +71,7 @@ __all__ = [
     "ToolCall",
     "ToolError",
     "UnsupportedContentError",
+    "lazy_generator",
 ]
 
 

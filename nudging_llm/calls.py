@@ -41,11 +41,12 @@ class InvalidToolCall:
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """An answer taken apart: the text outside of calls, the calls, and what was meant as one."""
+    """An answer taken apart: the text outside of calls, the calls, what was meant as one, and where they stand, tags included."""
 
     content: str
     calls: tuple[ToolCall, ...] = ()
     invalid: tuple[InvalidToolCall, ...] = ()
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 def new_call_id() -> str:
@@ -92,13 +93,15 @@ def parse_calls(text: str, tools: Sequence[Tool]) -> ParsedAnswer:
     names = frozenset(tool.name for tool in tools)
     bare, end = _strict_calls(text, 0, len(text), names)
     if bare and end == len(text):
-        return ParsedAnswer("", tuple(bare))
+        return ParsedAnswer("", tuple(bare), spans=((0, end),))
     found: list[_Found] = []
+    spans: list[tuple[int, int]] = []
     outside, at, kept = [], 0, 0
     while opener := _OPENER.search(text, at):
         calls, at = _read_region(text, opener, names)
         if calls:
             outside.append(text[kept : opener.start()])
+            spans.append((opener.start(), at))
             found += calls
             kept = at
     if not found:
@@ -107,6 +110,7 @@ def parse_calls(text: str, tools: Sequence[Tool]) -> ParsedAnswer:
         ("".join(outside) + text[kept:]).strip(),
         tuple(call for call in found if isinstance(call, ToolCall)),
         tuple(call for call in found if isinstance(call, InvalidToolCall)),
+        tuple(spans),
     )
 
 

@@ -55,7 +55,8 @@ class Form:
         text = record.text
         if self.tools:
             answer = parse_calls(text, self.tools)
-            return Result(text, record, answer.content, answer.calls, answer.invalid)
+            if answer.spans or self.load is None:
+                return Result(text, record, answer.content, answer.calls, answer.invalid, answer.spans)
         if self.load is None:
             return Result(text, record, text)
         if record.finish_reason in ("cancelled", "error"):
@@ -105,10 +106,15 @@ def read_form(options: Mapping[str, Any]) -> tuple[Form, dict[str, Any]]:
     choice = read_choice(asked.get("tool_choice"), tools)
     tools = () if choice.mode == "none" else tools  # not shown either: what may not be called should not tempt
     forms = [name for name in ("json_schema", "regex", "choices") if name in asked] + ["tools"] * bool(tools)
-    if len(forms) > 1:
-        raise ConfigError(f"{' and '.join(forms)} ask for different forms of answer: give one (or tool_choice='none').")
+    calls_or_json = forms == ["json_schema", "tools"] and choice.mode == "auto"
+    if len(forms) > 1 and not calls_or_json:
+        raise ConfigError(
+            f"{' and '.join(forms)} ask for different forms of answer: give one (or tool_choice='none'). Only json_schema and "
+            "tools go together, with tool_choice='auto': calls, or else JSON."
+        )
     if tools:
-        return _calls(tools, choice, bool(asked.get("parallel_tool_calls", True))), rest
+        schema, load = _schema(asked["json_schema"]) if calls_or_json else (None, None)
+        return _calls(tools, choice, bool(asked.get("parallel_tool_calls", True)), schema, load), rest
     if "json_schema" in asked:
         schema, load = _schema(asked["json_schema"])
         return Form(json_grammar(schema), load=load), rest
@@ -119,17 +125,18 @@ def read_form(options: Mapping[str, Any]) -> tuple[Form, dict[str, Any]]:
     return FREE, rest
 
 
-def _calls(tools: tuple[Tool, ...], choice: Choice, several: bool) -> Form:
+def _calls(
+    tools: tuple[Tool, ...], choice: Choice, several: bool, schema: Any, load: Callable[[str], Any] | None
+) -> Form:
     callable_now = tuple(
         replace(tool, parameters=without_strangers(enforceable(tool.parameters)))
         for tool in tools
         if choice.name in (None, tool.name)
     )
-    trigger = HERMES.begin.strip() if choice.mode == "auto" else None
-    grammar = calls_grammar(
-        HERMES.schema(callable_now), HERMES.begin, HERMES.end, several and choice.name is None, trigger
-    )
-    return Form(grammar, tools, choice)
+    trigger = HERMES.begin.strip() if choice.mode == "auto" and schema is None else None
+    several = several and choice.name is None
+    grammar = calls_grammar(HERMES.schema(callable_now), HERMES.begin, HERMES.end, several, trigger, schema)
+    return Form(grammar, tools, choice, load)
 
 
 def _schema(asked: Any) -> tuple[Any, Callable[[str], Any]]:

@@ -35,6 +35,7 @@ from .prompts import BaseTemplate, Messages, check_text, read_messages, render_c
 from .provenance import Warning
 from .running import AsyncStream, Part, Result, Run, Stream, run_together
 from .session import Counts, SessionPool
+from .tools import read_tools
 from .voice import Model, PromptVoice
 
 ModelSource = str | Path | tuple[Any, Any]
@@ -241,6 +242,19 @@ class NudgingGenerator:
         form, config = self._asked(options)
         voice = self._voices(messages, form)[model]
         return Stream(self._run_voices({model: voice}, config, self.base_template.markers, form))
+
+    def count_tokens(self, messages: Messages, tools: Sequence[Any] = ()) -> int:
+        """Length of the base model's prompt for these messages, or for a part of a conversation, in its tokens.
+
+        Args:
+            messages: as for ``generate``; the last may be anybody's, and a call may be without its result.
+            tools: those on offer.
+
+        Raises:
+            MessageError, TemplateError, ToolError: as for ``generate``.
+        """
+        transcript = self.base_template.render(read_messages(messages, part=True), read_tools(tools))
+        return len(self.base.codec.bos_ids) + len(self.base.codec.encode(transcript))
 
     def clear_cache(self) -> None:
         """Forget every idle session and free its memory."""

@@ -61,10 +61,15 @@ def json_grammar(schema: Mapping[str, Any] | bool) -> Grammar:
         raise GrammarError(
             f"json_schema={schema!r}: give a JSON schema (a dict or a bool), or a type such as a pydantic model."
         )
+    rule = _value_rule(schema)
+    return Grammar(f"start: {rule}", "The JSON schema", joined=f'start: " "? body\nbody: {rule}')
+
+
+def _value_rule(schema: Mapping[str, Any] | bool) -> str:
+    """The rule of a value that fits ``schema``, with objects closed where that leaves any."""
     plain = enforceable(schema)
     closed = _json_rule(without_strangers(plain))
-    rule = closed if not _problem(f"start: {closed}") else _json_rule(plain)
-    return Grammar(f"start: {rule}", "The JSON schema", joined=f'start: " "? body\nbody: {rule}')
+    return closed if not _problem(f"start: {closed}") else _json_rule(plain)
 
 
 def regex_grammar(pattern: str) -> Grammar:
@@ -94,7 +99,14 @@ def choices_grammar(choices: Sequence[str]) -> Grammar:
     return _pattern("|".join(map(_escaped, choices)), "choices")
 
 
-def calls_grammar(schema: Mapping[str, Any], begin: str, end: str, several: bool, trigger: str | None) -> Grammar:
+def calls_grammar(
+    schema: Mapping[str, Any],
+    begin: str,
+    end: str,
+    several: bool,
+    trigger: str | None,
+    other: Mapping[str, Any] | bool | None = None,
+) -> Grammar:
     """Calls of tools, each between ``begin`` and ``end``, on lines of their own.
 
     Args:
@@ -102,12 +114,18 @@ def calls_grammar(schema: Mapping[str, Any], begin: str, end: str, several: bool
         begin, end: the frame.
         several: whether more than one call may be made.
         trigger: text, a part of ``begin`` from its start, from which on it holds; None: from the answer's start.
+        other: JSON schema of what may be written instead of calls.
+
+    Raises:
+        GrammarError: ``other`` is invalid, no value fits it, or it has a keyword that cannot be enforced.
     """
     call = f"{json.dumps(begin)} body {json.dumps(end)}"
     more = f' ("\\n" {call})*' if several else ""
-    body = f"body: {_json_rule(dict(schema))}"
-    joined = f'start: " "? {call}{more}\n{body}'
-    return Grammar(f"start: {call}{more}\n{body}", "The tools' parameters", trigger, joined)
+    rules, what = f"calls: {call}{more}\nbody: {_json_rule(dict(schema))}", "The tools' parameters"
+    answer = "calls"
+    if other is not None:
+        rules, what, answer = f"{rules}\nother: {_value_rule(other)}", f"{what} or the JSON schema", "(calls | other)"
+    return Grammar(f"start: {answer}\n{rules}", what, trigger, f'start: " "? {answer}\n{rules}')
 
 
 def _problem(grammar: str) -> str:

@@ -123,12 +123,16 @@ class BaseTemplate:
         return text
 
 
-def read_messages(messages: Messages) -> list[dict[str, Any]]:
+def read_messages(messages: Messages, part: bool = False) -> list[dict[str, Any]]:
     """Check messages, and bring them into the one form that templates see.
 
     A string is one user message. Leading system messages, and neighbours of one role, are joined by a blank line; results
     of tools and messages with calls stay alone. Calls may be OpenAI's (``{"id", "function": {"name", "arguments"}}``),
     ``{"id", "name", "arguments" or "args"}``, or a ``ToolCall``; they become ``{"id", "name", "arguments": dict}``.
+
+    Args:
+        part: the messages are a part of a conversation, to be measured and not answered: the last may be anybody's, a call and
+            its result may be apart, and a system message may come late.
 
     Raises:
         MessageError: none at all, an unknown role, a system message after the start, an assistant's message last, a call
@@ -144,18 +148,22 @@ def read_messages(messages: Messages) -> list[dict[str, Any]]:
     ledger = _Ledger()
     for i, message in enumerate(conversation):
         role = _checked_role(message, i)
-        if role == "system" and any(earlier["role"] != "system" for earlier in merged):
+        if role == "system" and not part and any(earlier["role"] != "system" for earlier in merged):
             raise MessageError(f"message {i} is a system message after the conversation began; put it first.")
         calls = _read_calls(message["tool_calls"], i) if message.get("tool_calls") else []
         content = "" if calls and message.get("content") is None else _text_of(message["content"], i)
         read: dict[str, Any] = {"role": role, "content": content}
         if calls:
             read["tool_calls"] = calls
+        if part:
+            read |= {key: message[key] for key in ("tool_call_id", "name") if role == "tool" and key in message}
+        else:
             ledger.open(calls, i)
-        if role == "tool":
-            read |= ledger.close(message, i)
+            read |= ledger.close(message, i) if role == "tool" else {}
         merged.append(read)
     merged = _joined(merged)
+    if part:
+        return merged
     if merged[-1]["role"] not in ("user", "tool"):
         missing = "the results of its calls" if merged[-1].get("tool_calls") else "a user message"
         raise MessageError(

@@ -7,8 +7,8 @@ Knows no model and no framework.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, Literal
 
@@ -75,6 +75,23 @@ class Piece:
     base_top_text: str | None
     n_tokens: int
     elapsed_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as a ``Provenance``'s ``pieces`` has them."""
+        return {**asdict(self), "reason": self.reason.value}
+
+    @classmethod
+    def from_dict(cls, piece: Mapping[str, Any]) -> Piece:
+        """The inverse of ``to_dict``; further keys are let go.
+
+        Raises:
+            ValueError: a key is missing, or the reason is none.
+        """
+        try:
+            found = {name: piece[name] for name in cls.__slots__}
+        except KeyError as error:
+            raise ValueError(f"a piece without {error}: {dict(piece)!r}") from None
+        return cls(**{**found, "reason": Reason(found["reason"])})
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class Result:
         content: the text without tool calls.
         calls: the tool calls in it.
         invalid_calls: what was meant as a call and is none, as it stands in the text, with the reason.
+        call_spans: where calls, valid or not, stand in the text, with their tags: start and end, in characters.
         parsed: the value of a JSON answer: of the type given as ``json_schema``, or plain; of a cancelled one, as far as it came.
         parsing_error: why ``parsed`` could not be made: a validator that the schema says nothing of.
     """
@@ -69,6 +70,7 @@ class Result:
     content: str = ""
     calls: tuple[ToolCall, ...] = ()
     invalid_calls: tuple[InvalidToolCall, ...] = ()
+    call_spans: tuple[tuple[int, int], ...] = ()
     parsed: Any = None
     parsing_error: Exception | None = None
 

@@ -113,6 +113,12 @@ def cache_folder() -> Path:
     return user_cache_path("nudging-llm", appauthor=False)
 
 
+def folders() -> StarterPair:
+    """Where the starter pair is, once it has been fetched."""
+    root = cache_folder() / f"starter-{_FORMAT}"
+    return StarterPair(root / _BASE.folder, root / _NUDGING.folder)
+
+
 def fetch(quiet: bool = False) -> StarterPair:
     """Make sure that the starter pair is in the cache, and say where.
 
@@ -122,8 +128,8 @@ def fetch(quiet: bool = False) -> StarterPair:
     Raises:
         StarterError: a download failed or is not what it should be, a tool is missing, or the disk is full.
     """
-    root = cache_folder() / f"starter-{_FORMAT}"
-    pair = StarterPair(root / _BASE.folder, root / _NUDGING.folder)
+    pair = folders()
+    root = pair.base.parent
     if all(_complete(folder) for folder in (pair.base, pair.nudging)):
         return pair
     try:

@@ -163,7 +163,7 @@ def test_a_cancelled_answer_is_parsed_as_far_as_it_came(pair: NudgingGenerator) 
 
 REFUSED = [
     (dict(json_schema=SCHEMA, choices=["a"]), ConfigError, "json_schema and choices"),
-    (dict(json_schema=SCHEMA, tools=[look_up]), ConfigError, "json_schema and tools"),
+    (dict(json_schema=SCHEMA, tools=[look_up], tool_choice="required"), ConfigError, "json_schema and tools"),
     (dict(json_schema=SCHEMA, stop=["}"]), ConfigError, "stop"),
     (dict(json_schema=SCHEMA, **dict(repetition="paper", end_check="lookahead")), ConfigError, "guard"),
     (dict(json_schma=SCHEMA), ConfigError, "Did you mean 'json_schema'"),
