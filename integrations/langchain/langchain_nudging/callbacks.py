@@ -1,0 +1,255 @@
+"""Provenance through callbacks: for chains whose value is plain text by the time it reaches the caller.
+
+``config={"callbacks": [handler]}`` is all that a chain needs: the handler sees every answer of a ``ChatNudging`` in it, piece
+by piece while it is written, tells the answers apart, and keeps their records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
+from langchain_core.tracers._streaming import _StreamingCallbackHandler
+
+from nudging_llm import Piece, Provenance
+
+from .provenance import get_pieces, get_provenance
+
+
+@dataclass
+class AnswerProvenance:
+    """One answer of a chain.
+
+    Attributes:
+        run_id, parent_run_id: LangChain's ids of the model's run, and of what called it.
+        tags, metadata: of the run: an agent's or graph's node is in ``metadata["langgraph_node"]``.
+        pieces: so far.
+        provenance: the whole record, once the answer is finished; None before, and if it failed or came from no ``ChatNudging``.
+        error: what ended it, if it failed.
+    """
+
+    run_id: UUID
+    parent_run_id: UUID | None = None
+    tags: list[str] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    pieces: list[Piece] = field(default_factory=list)
+    provenance: Provenance | None = None
+    error: BaseException | None = None
+
+    @property
+    def text(self) -> str:
+        """What has been written so far, tool calls included."""
+        return "".join(piece.text for piece in self.pieces)
+
+
+class _Collected:
+    """The answers that a handler has seen, in the order in which they began."""
+
+    def __init__(self) -> None:
+        self._answers: dict[UUID, AnswerProvenance] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def answers(self) -> list[AnswerProvenance]:
+        """Every answer, in the order in which they began."""
+        with self._lock:
+            return list(self._answers.values())
+
+    @property
+    def provenances(self) -> list[Provenance]:
+        """The records of the finished answers, in the order in which they began."""
+        return [answer.provenance for answer in self.answers if answer.provenance is not None]
+
+    @property
+    def last(self) -> Provenance | None:
+        """The record of the finished answer that began last."""
+        return next(reversed(self.provenances), None)
+
+    def clear(self) -> None:
+        """Forget all answers."""
+        with self._lock:
+            self._answers.clear()
+
+    def _begin(self, run_id: UUID, parent: UUID | None, tags: Any, metadata: Any) -> None:
+        with self._lock:
+            self._answers[run_id] = AnswerProvenance(run_id, parent, list(tags or ()), dict(metadata or {}))
+
+    def _answer(self, run_id: UUID) -> AnswerProvenance:
+        with self._lock:
+            return self._answers.setdefault(run_id, AnswerProvenance(run_id))
+
+    def _more(self, chunk: Any, run_id: UUID) -> tuple[AnswerProvenance, Sequence[Piece]]:
+        answer = self._answer(run_id)
+        new = () if getattr(chunk.message, "chunk_position", None) == "last" else get_pieces(chunk)
+        answer.pieces.extend(new)
+        return answer, new
+
+    def _end(self, response: LLMResult, run_id: UUID) -> tuple[AnswerProvenance, Sequence[Piece]]:
+        """The record, and the pieces that nobody has seen: those of an answer that was not streamed."""
+        answer = self._answer(run_id)
+        answer.provenance = get_provenance(response)
+        unseen: Sequence[Piece] = ()
+        if answer.provenance is not None:
+            unseen = () if answer.pieces else answer.provenance.pieces
+            answer.pieces = list(answer.provenance.pieces)
+        else:
+            with self._lock:
+                self._answers.pop(run_id, None)  # another model's
+        return answer, unseen
+
+    def _fail(self, error: BaseException, run_id: UUID) -> AnswerProvenance:
+        answer = self._answer(run_id)
+        answer.error = error
+        return answer
+
+
+class _Streams(_StreamingCallbackHandler[Any]):
+    """Makes LangChain stream in ``invoke`` too, so that pieces come while they are written. Needs no tap of outputs."""
+
+    def tap_output_aiter(self, run_id: UUID, output: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        return output
+
+    def tap_output_iter(self, run_id: UUID, output: Iterator[Any]) -> Iterator[Any]:
+        return output
+
+
+class ProvenanceCallbackHandler(_Collected, _Streams, BaseCallbackHandler):
+    """Collects the provenance of every ``ChatNudging`` answer in a chain, and hands on each piece as it is written.
+
+    Works in chains that are called with or without ``async``, streamed or not.
+
+    Args:
+        on_piece: called with each piece and its answer, from whatever thread writes it: a function, or a queue, in which
+            ``(piece, answer)`` is put and, when an answer has ended, ``(None, answer)``. Anything with a ``write(piece)``
+            and an ``end()`` works too, such as ``nudging_llm.views.terminal.TerminalView``.
+
+    Example:
+        >>> handler = ProvenanceCallbackHandler()                              # doctest: +SKIP
+        >>> chain.invoke(question, config={"callbacks": [handler]})            # doctest: +SKIP
+        >>> handler.last.nudge_ratio, handler.answers[0].tags                  # doctest: +SKIP
+    """
+
+    def __init__(self, on_piece: Callable[[Piece, AnswerProvenance], Any] | queue.Queue[Any] | Any = None) -> None:
+        super().__init__()
+        self._emit = _emitter(on_piece)
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._begin(run_id, parent_run_id, tags, metadata)
+
+    def on_llm_new_token(
+        self,
+        token: str | list[str | dict[str, Any]],
+        *,
+        chunk: GenerationChunk | ChatGenerationChunk | None = None,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(chunk, ChatGenerationChunk):
+            self._hand_on(*self._more(chunk, run_id))
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        answer, unseen = self._end(response, run_id)
+        self._hand_on(answer, unseen)
+        if answer.provenance is not None:
+            self._emit(None, answer)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        self._emit(None, self._fail(error, run_id))
+
+    def _hand_on(self, answer: AnswerProvenance, pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            self._emit(piece, answer)
+
+
+class AsyncProvenanceCallbackHandler(_Collected, _Streams, AsyncCallbackHandler):
+    """As ``ProvenanceCallbackHandler``, on the event loop that runs the chain.
+
+    Args:
+        on_piece: a function, which may be a coroutine function, or an ``asyncio.Queue``.
+    """
+
+    def __init__(
+        self, on_piece: Callable[[Piece, AnswerProvenance], Awaitable[Any] | Any] | asyncio.Queue[Any] | Any = None
+    ) -> None:
+        super().__init__()
+        self._emit = _emitter(on_piece)
+
+    async def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._begin(run_id, parent_run_id, tags, metadata)
+
+    async def on_llm_new_token(
+        self,
+        token: str | list[str | dict[str, Any]],
+        *,
+        chunk: GenerationChunk | ChatGenerationChunk | None = None,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(chunk, ChatGenerationChunk):
+            await self._hand_on(*self._more(chunk, run_id))
+
+    async def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        answer, unseen = self._end(response, run_id)
+        await self._hand_on(answer, unseen)
+        if answer.provenance is not None:
+            await _done(self._emit(None, answer))
+
+    async def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        await _done(self._emit(None, self._fail(error, run_id)))
+
+    async def _hand_on(self, answer: AnswerProvenance, pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            await _done(self._emit(piece, answer))
+
+
+_Emit = Callable[[Piece | None, AnswerProvenance], Any]
+
+
+def _emitter(target: Any) -> _Emit:
+    """What to do with a piece, and with None at an answer's end."""
+    if target is None:
+        return lambda piece, answer: None
+    if hasattr(target, "put"):  # both kinds of queue
+        return lambda piece, answer: target.put((piece, answer))
+    if hasattr(target, "write") and hasattr(target, "end"):
+        return lambda piece, answer: target.end() if piece is None else target.write(piece)
+    if callable(target):
+        return lambda piece, answer: None if piece is None else target(piece, answer)
+    raise TypeError(f"on_piece={target!r}: give a function of a piece and an answer, a queue, or a view.")
+
+
+async def _done(result: Any) -> None:
+    if hasattr(result, "__await__"):
+        await result

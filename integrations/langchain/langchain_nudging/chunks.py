@@ -1,0 +1,86 @@
+"""An answer's pieces as LangChain's chunks: one for each piece, then a last one with the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from langchain_core.messages import AIMessageChunk
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk
+
+from nudging_llm import Piece, Provenance, Result, SortedPiece, Sorter
+
+from .provenance import KEY, carried_piece, carried_record
+
+
+class ChunkWriter:
+    """Makes the chunks of one answer; added up, they are its message.
+
+    Args:
+        tools: whether the answer may hold tool calls.
+        model_name: for ``response_metadata``.
+    """
+
+    def __init__(self, tools: bool, model_name: str) -> None:
+        self._sorter = Sorter(tools)
+        self._model_name = model_name
+        self._called = False
+
+    def piece(self, piece: Piece) -> Iterator[ChatGenerationChunk]:
+        """The chunks that a piece settles: mostly one."""
+        return map(self._chunk, self._sorter.feed(piece))
+
+    def end(self, result: Result) -> Iterator[ChatGenerationChunk]:
+        """The remaining chunks. The last has no text: usage, and the record."""
+        yield from map(self._chunk, self._sorter.end(result))
+        record = result.provenance
+        yield _generation(
+            AIMessageChunk(
+                content="",
+                chunk_position="last",
+                usage_metadata=_usage(record),
+                response_metadata={
+                    "model_name": self._model_name,
+                    "model_provider": "nudging",
+                    "finish_reason": "tool_calls" if self._called else _FINISH.get(record.finish_reason, "stop"),
+                    KEY: [carried_record(record, result.invalid_calls)],
+                },
+            )
+        )
+
+    def _chunk(self, found: SortedPiece) -> ChatGenerationChunk:
+        self._called = self._called or bool(found.calls)
+        return _generation(
+            AIMessageChunk(
+                content=found.piece.text if found.channel == "content" else "",
+                additional_kwargs={KEY: [carried_piece(found.piece, found.channel)]},
+                tool_call_chunks=[
+                    tool_call_chunk(
+                        # as it was written, tag and all: LangChain reads its arguments again whenever chunks are added
+                        name=delta.name,
+                        args=delta.arguments if delta.error is None else f"<tool_call>{delta.arguments}",
+                        id=delta.id,
+                        index=delta.index,
+                    )
+                    for delta in found.calls
+                ],
+            )
+        )
+
+
+#: Why an answer ended, in the words that LangChain's users look for; the record has ours.
+_FINISH = {"length": "length", "repetition": "repetition"}
+
+
+def _generation(message: AIMessageChunk) -> ChatGenerationChunk:
+    return ChatGenerationChunk(message=message)
+
+
+def _usage(record: Provenance) -> UsageMetadata:
+    """Tokens of the prompt and answer, as the base model counts them."""
+    read, written = record.base.prompt_tokens, record.n_tokens
+    details = InputTokenDetails(cache_read=record.base.prompt_tokens_reused)
+    return UsageMetadata(
+        input_tokens=read, output_tokens=written, total_tokens=read + written, input_token_details=details
+    )

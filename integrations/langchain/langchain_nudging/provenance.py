@@ -1,0 +1,106 @@
+"""The carrier: how provenance travels on LangChain's messages, and how to read it there.
+
+Each chunk carries its piece in ``additional_kwargs["nudging"]``, as a list of one, because LangChain joins lists when it adds
+chunks. The last chunk carries the record in ``response_metadata["nudging"]``, again as a list of one, so that two messages can be
+added. The record holds the pieces too, in short, for paths that drop ``additional_kwargs``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGeneration, LLMResult
+
+from nudging_llm import Piece, Provenance, Reason
+from nudging_llm.channels import Channel
+
+KEY = "nudging"
+#: The record's pieces in short: one list for each.
+_SHORT = ("text", "source", "reason", "round", "base_top_prob", "base_top_text", "n_tokens", "elapsed_s")
+
+
+def carried_piece(piece: Piece, channel: Channel) -> dict[str, Any]:
+    """A piece for ``additional_kwargs``. Text of calls, which is no part of the message's text, says so."""
+    return piece.to_dict() | ({"channel": channel} if channel != "content" else {})
+
+
+def carried_record(record: Provenance, invalid_calls: Sequence[Any] = ()) -> dict[str, Any]:
+    """A whole record for ``response_metadata``."""
+    found = record.to_dict()
+    found["pieces"] = [[getattr(piece, name) for name in _SHORT] for piece in record.pieces]
+    for piece in found["pieces"]:
+        piece[2] = piece[2].value
+    found.pop("text")
+    if invalid_calls:
+        found["invalid_calls"] = [{"id": call.id, "text": call.text, "error": call.error} for call in invalid_calls]
+    return found
+
+
+def get_pieces(message: Any) -> tuple[Piece, ...]:
+    """The pieces that a message or chunk carries, in order; of a finished answer, all.
+
+    Args:
+        message: an ``AIMessage``, ``AIMessageChunk``, or a generation that holds one.
+    """
+    found = _message(message)
+    carried = _list(found.additional_kwargs) if found else []
+    pieces = [Piece.from_dict(item) for item in carried if isinstance(item, Mapping)]
+    return tuple(pieces) or tuple(piece for record in get_provenances(message) for piece in record.pieces)
+
+
+def get_provenance(message: Any) -> Provenance | None:
+    """The record of one answer: who wrote what, and why. None if the message carries none, as a chunk before the last.
+
+    Args:
+        message: an ``AIMessage``, ``AIMessageChunk``, a generation, an ``LLMResult``, or an agent's state (a dict with
+            ``messages``, or a list of messages): of several answers, the last.
+    """
+    return next(reversed(get_provenances(message)), None)
+
+
+def get_provenances(messages: Any) -> list[Provenance]:
+    """The records of all answers in a message, a list of messages, or an agent's state, in order."""
+    return [
+        _record(item)
+        for message in _messages(messages)
+        for item in _list(message.response_metadata)
+        if isinstance(item, Mapping)
+    ]
+
+
+def _record(carried: Mapping[str, Any]) -> Provenance:
+    pieces, start = [], 0
+    for short in carried["pieces"]:
+        piece = {**dict(zip(_SHORT, short, strict=True)), "start": start}
+        pieces.append({**piece, "reason": Reason(piece["reason"])})
+        start += len(piece["text"])
+    rest = {key: value for key, value in carried.items() if key != "invalid_calls"}
+    return Provenance.from_dict({**rest, "pieces": pieces})
+
+
+def _list(carrier: Mapping[str, Any]) -> list[Any]:
+    found = carrier.get(KEY)
+    return found if isinstance(found, list) else []
+
+
+def _message(holder: Any) -> BaseMessage | None:
+    return next(_messages(holder), None)
+
+
+def _messages(holder: Any) -> Iterator[BaseMessage]:
+    """The messages in whatever holds them."""
+    if isinstance(holder, BaseMessage):
+        yield holder
+    elif isinstance(holder, ChatGeneration):
+        yield holder.message
+    elif isinstance(holder, LLMResult):
+        for generations in holder.generations:
+            yield from _messages(generations)
+    elif isinstance(holder, Mapping):
+        for key in ("messages", "raw"):  # an agent's state; structured output with its message
+            yield from _messages(holder.get(key))
+    elif isinstance(holder, Sequence) and not isinstance(holder, str | bytes):
+        for item in holder:
+            yield from _messages(item)

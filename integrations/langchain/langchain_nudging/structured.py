@@ -1,0 +1,155 @@
+"""Structured output: from what users give as a schema to what the core is asked for, and from the answer to their type."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Literal
+
+from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.output_parsers import BaseTransformOutputParser
+from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from pydantic import BaseModel, Field
+
+from nudging_llm import ConfigError
+from nudging_llm.tools import partial_object
+
+Method = Literal["function_calling", "json_schema", "json_mode"]
+METHODS: tuple[Method, ...] = ("function_calling", "json_schema", "json_mode")
+
+
+def tool_definition(tool: Any) -> dict[str, Any]:
+    """A tool as OpenAI's dict, from whatever LangChain takes for one.
+
+    LangChain's own conversion cuts schemas that refer to themselves; where references are used, pydantic's is taken.
+    """
+    definition = convert_to_openai_tool(tool)
+    source = tool.tool_call_schema if isinstance(tool, BaseTool) else tool
+    if own := _own_schema(source):
+        function = definition["function"]
+        definition = {**definition, "function": {**function, "parameters": own}}
+    return definition
+
+
+def json_schema(schema: Any) -> dict[str, Any]:
+    """The JSON schema of a pydantic class, a ``TypedDict``, a JSON schema, or an OpenAI function.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    try:
+        found: dict[str, Any] = convert_to_json_schema(schema)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"schema={schema!r}: give a pydantic class, a TypedDict, or a JSON schema with a title ({error})."
+        ) from None
+    if own := _own_schema(schema):
+        return {**own, **{key: found[key] for key in ("title", "description") if key in found}}
+    if isinstance(schema, dict) and schema.get("type") == "object":
+        return schema  # as it was given
+    return found
+
+
+def _own_schema(schema: Any) -> dict[str, Any] | None:
+    """What pydantic writes for a class, if it needs references."""
+    if not (inspect.isclass(schema) and issubclass(schema, BaseModel)):
+        return None
+    own = schema.model_json_schema()
+    return own if "$defs" in own else None
+
+
+class StructuredOutput(BaseTransformOutputParser[Any]):
+    """Reads the value of a structured answer: of the type asked for, or a dict.
+
+    Streaming, it gives the value as far as it has come: dicts that grow; of a class, objects as soon as what there is makes
+    one. The last value is always checked whole.
+    """
+
+    target: Any = Field(exclude=True, repr=False)
+    """A class with ``model_validate`` or ``parse_obj``; anything else gives dicts."""
+    from_call: bool
+    """Whether the value is the arguments of a tool call; else the text."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        """The value; with ``partial`` None where there is none yet.
+
+        Raises:
+            OutputParserException: it is not of the type asked for.
+        """
+        generation = result[0]
+        assert isinstance(generation, ChatGeneration)
+        return self._value(self._json_of(generation.message), partial)
+
+    def parse(self, text: str) -> Any:
+        """The value of an answer's text, or of a call's arguments."""
+        return self._value(text, partial=False)
+
+    def _value(self, text: str, partial: bool) -> Any:
+        try:
+            value = partial_object(text) if partial else json.loads(text)
+            return None if partial and value is None else self._load(value)
+        except ValueError as error:
+            if partial:
+                return None
+            raise OutputParserException(f"The answer is not what was asked for: {error}", llm_output=text) from error
+
+    def _load(self, value: Any) -> Any:
+        if not inspect.isclass(self.target):
+            return value
+        load = getattr(self.target, "model_validate", None) or getattr(self.target, "parse_obj", None)
+        return load(value) if load else value
+
+    def _json_of(self, message: str | BaseMessage) -> str:
+        """What a message or chunk has of the value's JSON."""
+        if isinstance(message, str):
+            return message
+        if not self.from_call:
+            return message.text
+        if isinstance(message, AIMessageChunk):
+            return "".join(part["args"] or "" for part in message.tool_call_chunks if not part["index"])
+        calls = message.tool_calls if isinstance(message, AIMessage) else []
+        return json.dumps(calls[0]["args"]) if calls else ""
+
+    def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Any]:
+        reading = _Reading(self)
+        for message in input:
+            yield from reading.more(self._json_of(message))
+        yield from reading.end()
+
+    async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Any]:
+        reading = _Reading(self)
+        async for message in input:
+            for value in reading.more(self._json_of(message)):
+                yield value
+        for value in reading.end():
+            yield value
+
+    @property
+    def _type(self) -> str:
+        return "nudging-structured-output"
+
+
+class _Reading:
+    """A value that comes in parts: gives it whenever it has changed."""
+
+    def __init__(self, parser: StructuredOutput) -> None:
+        self._parser = parser
+        self._text = ""
+        self._given: Any = None
+
+    def more(self, text: str) -> Iterator[Any]:
+        self._text += text
+        if text:
+            yield from self._changed(self._parser._value(self._text, partial=True))
+
+    def end(self) -> Iterator[Any]:
+        yield from self._changed(self._parser._value(self._text, partial=False))
+
+    def _changed(self, value: Any) -> Iterator[Any]:
+        if value is not None and (type(value), value) != (type(self._given), self._given):
+            self._given = value
+            yield value
