@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench wheels docs clean
 
 demo: $(READY)            ## the main job on real input: three questions, three ways
 	$(BIN)/python -m benchmarks.demo
 
-test: $(READY) lint       ## all tests, the starter pair included
+test: $(READY) lint       ## all tests, the starter pair included; LangChain's own suites last, without sockets
 	$(BIN)/python -m pytest
+	cd integrations/langchain && $(CURDIR)/$(BIN)/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -23,14 +24,23 @@ bench: $(READY)           ## speed, side by side in one run; figures and picture
 	$(BIN)/python -m benchmarks.speed --out build/speed-float32.json --dtype float32
 	$(BIN)/python -m benchmarks.plot build/speed-bfloat16.json build/speed-float32.json --out build/speed.png
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.langchain
+
+wheels: $(READY)          ## build both wheels; install them into an environment of their own; run the LangChain README there
+	rm -rf build/wheels build/clean && mkdir -p build
+	$(BIN)/python -m pip wheel --quiet --no-deps -w build/wheels . ./integrations/langchain
+	$(PYTHON) -m venv build/clean
+	build/clean/bin/python -m pip install --quiet -c constraints.txt --find-links build/wheels 'langchain-nudging[starter]'
+	sed -n '/^```python/,/^```/p' integrations/langchain/README.md | grep -v '^```' > build/readme.py
+	cd build && clean/bin/python readme.py
 
 docs: $(READY)            ## regenerate what is generated from the code
 	$(BIN)/python -m benchmarks.schema
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml integrations/langchain/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]' -e 'integrations/langchain[test]'
 	touch $@
 
 clean:

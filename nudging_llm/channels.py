@@ -66,10 +66,11 @@ class Sorter:
 
     Args:
         tools: whether the answer may hold calls at all; if not, everything is content.
+        ruled: whether they can stand in tags only, as a grammar rules the answer from its start.
     """
 
-    def __init__(self, tools: bool) -> None:
-        self._tools = tools
+    def __init__(self, tools: bool, ruled: bool = False) -> None:
+        self._tools, self._ruled = tools, ruled
         self._text = ""
         self._held: list[Piece] = []
         self._at = 0  # how far has been sorted
@@ -99,7 +100,7 @@ class Sorter:
 
     def end(self, result: Result) -> Iterator[SortedPiece]:
         """The answer is finished: what was held back, now that its calls are known."""
-        if self._calls is not None or not self._tools:
+        if self._calls is not None:
             return
         calls_and_not: list[_Call] = [*result.calls, *result.invalid_calls]
         found = sorted(calls_and_not, key=lambda call: call.start)
@@ -123,6 +124,8 @@ class Sorter:
     def _free_from(self) -> int:
         """Where a call that no grammar rules may have begun; the text's length if nowhere."""
         text, at = self._text, len(self._text)
+        if self._ruled:
+            return at
         if self._bare:
             self._bare = _BARE.fullmatch(text) is not None
         if self._bare:

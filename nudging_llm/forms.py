@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from .calls import parse_calls
+from .channels import Sorter
 from .config import NudgingConfig
 from .errors import ConfigError, GrammarError, nearest
 from .grammar import (
@@ -53,10 +54,9 @@ class Form:
     def read(self, record: Provenance) -> Result:
         """A finished answer's text and what it says."""
         text = record.text
-        if self.tools:
+        if self.tools and (self.load is None or text.startswith(HERMES.begin)):
             answer = parse_calls(text, self.tools)
-            if answer.spans or self.load is None:
-                return Result(text, record, answer.content, answer.calls, answer.invalid, answer.spans)
+            return Result(text, record, answer.content, answer.calls, answer.invalid, answer.spans)
         if self.load is None:
             return Result(text, record, text)
         if record.finish_reason in ("cancelled", "error"):
@@ -65,6 +65,10 @@ class Form:
             return Result(text, record, text, parsed=self.load(text))
         except ValueError as error:  # a validator of the caller's own, of which the schema says nothing
             return Result(text, record, text, parsing_error=error)
+
+    def sorter(self) -> Sorter:
+        """What takes the answer apart while it is written."""
+        return Sorter(bool(self.tools), ruled=self.grammar is not None and self.grammar.trigger is None)
 
     def check(self, config: NudgingConfig) -> None:
         """Refuse options that cannot hold together with the form.

@@ -92,6 +92,10 @@ class NudgingGenerator:
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
+    def __deepcopy__(self, memo: Any) -> NudgingGenerator:
+        """Itself: a deep copy of what holds a generator shares its models."""
+        return self
+
     @classmethod
     def from_pretrained(
         cls,
@@ -321,7 +325,7 @@ class NudgingGenerator:
             [first, *_] = parts
             return self._cache_watch.note(parts[first].prompt, counts[first].reused, earlier)
 
-        return Run(parts, self._desk, start, config, done, constraint, form.read)
+        return Run(parts, self._desk, start, config, done, constraint, form.read, form.sorter)
 
     def _worker(self) -> ThreadPoolExecutor:
         """One thread for each device: models on one would only wait for each other, and so would torch's threads."""

@@ -21,6 +21,7 @@ from typing import Any
 from .backends import Want
 from .batching import Batcher, Desk, Interrupted, Job
 from .calls import InvalidToolCall, ToolCall
+from .channels import Sorter
 from .config import NudgingConfig
 from .constraint import Constraint
 from .decoder import Decode, Outcome
@@ -86,6 +87,7 @@ class Run:
         done: called once with each model's counts, when the request is over.
         constraint: what the answer is held to; for the record.
         reading: turns the finished text into the result.
+        sorter: makes what takes the answer apart while it is written.
     """
 
     def __init__(
@@ -97,9 +99,10 @@ class Run:
         done: Callable[[Mapping[Model, Counts]], tuple[Warning, ...]],
         constraint: Constraint | None = None,
         reading: Callable[[Provenance], Result] | None = None,
+        sorter: Callable[[], Sorter] = lambda: Sorter(False),
     ) -> None:
         self._parts, self.desk, self._config, self._done = parts, desk, config, done
-        self._constraint, self._reading = constraint, reading
+        self._constraint, self._reading, self.sorter = constraint, reading, sorter
         self._decode = start(self._worked_s)
         self._sessions: dict[Model, Session] = {}
         self._worked = 0.0  # seconds
@@ -276,6 +279,10 @@ class _Streaming:
     def text(self) -> str:
         """The text so far."""
         return "".join(piece.text for piece in self._run.pieces)
+
+    def sorter(self) -> Sorter:
+        """Takes the answer apart, as it comes, into what is said and what is called: feed it each piece, then end it."""
+        return self._run.sorter()
 
     @property
     def partial(self) -> Any:

@@ -6,6 +6,7 @@ its first answer, and a copy with another threshold uses the same weights. Knows
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import uuid
@@ -85,13 +86,16 @@ class LazyEngine:
 
 
 class LazyGenerator:
-    """A base model and a nudging model, loaded when first used."""
+    """A base model and a nudging model, loaded when first used. A deep copy of what holds it shares it."""
 
     def __init__(self, base: LazyEngine, nudging: LazyEngine, options: Mapping[str, Any], key: str) -> None:
         self.base, self.nudging, self.key = base, nudging, key
         self._options = dict(options)
         self._lock = threading.Lock()
         self._generator: NudgingGenerator | None = None
+
+    def __deepcopy__(self, memo: Any) -> LazyGenerator:
+        return self
 
     @property
     def loaded(self) -> bool:
@@ -187,7 +191,9 @@ def _folder_state(source: str | Path) -> list[str]:
 
 
 def _key(**parts: Any) -> str:
-    return json.dumps(parts, sort_keys=True, default=repr)
+    """One short text for all of this. It goes into traces: an access token is no part of it, and nothing can be read from it."""
+    parts.pop("token", None)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:32]
 
 
 def _name(source: ModelSource, part: str) -> str:

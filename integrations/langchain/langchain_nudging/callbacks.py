@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -17,7 +17,6 @@ from uuid import UUID
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
-from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
 from nudging_llm import Piece, Provenance
 
@@ -50,8 +49,8 @@ class AnswerProvenance:
         return "".join(piece.text for piece in self.pieces)
 
 
-class _Collected:
-    """The answers that a handler has seen, in the order in which they began."""
+class Collected:
+    """The answers that a handler has seen. Where one listens, ``ChatNudging`` streams in ``invoke`` too."""
 
     def __init__(self) -> None:
         self._answers: dict[UUID, AnswerProvenance] = {}
@@ -111,17 +110,7 @@ class _Collected:
         return answer
 
 
-class _Streams(_StreamingCallbackHandler[Any]):
-    """Makes LangChain stream in ``invoke`` too, so that pieces come while they are written. Needs no tap of outputs."""
-
-    def tap_output_aiter(self, run_id: UUID, output: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        return output
-
-    def tap_output_iter(self, run_id: UUID, output: Iterator[Any]) -> Iterator[Any]:
-        return output
-
-
-class ProvenanceCallbackHandler(_Collected, _Streams, BaseCallbackHandler):
+class ProvenanceCallbackHandler(Collected, BaseCallbackHandler):
     """Collects the provenance of every ``ChatNudging`` answer in a chain, and hands on each piece as it is written.
 
     Works in chains that are called with or without ``async``, streamed or not.
@@ -181,7 +170,7 @@ class ProvenanceCallbackHandler(_Collected, _Streams, BaseCallbackHandler):
             self._emit(piece, answer)
 
 
-class AsyncProvenanceCallbackHandler(_Collected, _Streams, AsyncCallbackHandler):
+class AsyncProvenanceCallbackHandler(Collected, AsyncCallbackHandler):
     """As ``ProvenanceCallbackHandler``, on the event loop that runs the chain.
 
     Args:

@@ -6,6 +6,7 @@ import asyncio
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from nudging_llm import STARTER, ConfigError, LazyGenerator, NudgingConfig, lazy
 from nudging_llm.errors import nearest
 from nudging_llm.shared import serial
 
+from .callbacks import Collected
 from .chunks import ChunkWriter
 from .messages import to_core_messages
 from .structured import METHODS, Method, StructuredOutput, json_schema, tool_definition
@@ -188,9 +190,9 @@ class ChatNudging(BaseChatModel):
     """"auto" (CUDA if there is one, else CPU) or a torch device."""
     dtype: Any = "auto"
     """"auto", "float32", "bfloat16", "float16" or a torch dtype."""
-    base_model_kwargs: dict[str, Any] | None = None
+    base_model_kwargs: dict[str, Any] | None = Field(default=None, repr=False)
     """For transformers' ``from_pretrained``: ``device_map``, ``quantization_config``, ``revision``…"""
-    nudging_model_kwargs: dict[str, Any] | None = None
+    nudging_model_kwargs: dict[str, Any] | None = Field(default=None, repr=False)
     """As ``base_model_kwargs``."""
     base_template: Any = Field(default=None, repr=False)
     """How a conversation looks to the base model: Jinja text, or a ``BaseTemplate`` with its role markers."""
@@ -339,6 +341,10 @@ class ChatNudging(BaseChatModel):
             "gate": config.gate if isinstance(config.gate, str) else repr(config.gate),
         }
 
+    def __deepcopy__(self, memo: Any = None) -> Self:
+        """A copy that uses the same models."""
+        return self.model_copy()
+
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
             if name in ("base_model", "nudging_model") and isinstance(value, tuple):
@@ -380,6 +386,12 @@ class ChatNudging(BaseChatModel):
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
+    def _should_stream(self, *, async_api: bool, run_manager: Any = None, **kwargs: Any) -> bool:
+        """Also where a provenance handler listens, unless streaming was switched off: it gets pieces as they are written."""
+        should = partial(super()._should_stream, async_api=async_api, run_manager=run_manager)
+        listening = any(isinstance(handler, Collected) for handler in getattr(run_manager, "handlers", ()))
+        return should(**kwargs) or (listening and "stream" not in kwargs and should(**kwargs, stream=True))
+
     def _stream(
         self,
         messages: list[BaseMessage],
@@ -389,8 +401,8 @@ class ChatNudging(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         conversation, options = to_core_messages(messages), self._options(stop, kwargs)
         generator, deadline = self._loaded(kwargs.get("model")), _Deadline(self.timeout)
-        writer = ChunkWriter(bool(options.get("tools")), _names(generator.base, generator.nudging))
         with generator.stream(conversation, **options) as stream:
+            writer = ChunkWriter(stream.sorter(), _names(generator.base, generator.nudging))
             for piece in stream:
                 deadline.check(stream.text)
                 yield from writer.piece(piece)
@@ -405,8 +417,9 @@ class ChatNudging(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         conversation, options = to_core_messages(messages), self._options(stop, kwargs)
         generator, deadline = await self._aloaded(kwargs.get("model")), _Deadline(self.timeout)
-        writer = ChunkWriter(bool(options.get("tools")), _names(generator.base, generator.nudging))
-        async with generator.astream(conversation, **options) as stream:
+        asked = await asyncio.to_thread(generator.astream, conversation, **options)  # long prompts take a while to read
+        async with asked as stream:
+            writer = ChunkWriter(stream.sorter(), _names(generator.base, generator.nudging))
             async for piece in stream:
                 deadline.check(stream.text)
                 for chunk in writer.piece(piece):

@@ -18,12 +18,12 @@ class ChunkWriter:
     """Makes the chunks of one answer; added up, they are its message.
 
     Args:
-        tools: whether the answer may hold tool calls.
+        sorter: of the answer's stream.
         model_name: for ``response_metadata``.
     """
 
-    def __init__(self, tools: bool, model_name: str) -> None:
-        self._sorter = Sorter(tools)
+    def __init__(self, sorter: Sorter, model_name: str) -> None:
+        self._sorter = sorter
         self._model_name = model_name
         self._called = False
 

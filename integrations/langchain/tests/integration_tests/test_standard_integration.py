@@ -88,6 +88,7 @@ class TestStarterPair(_Nudging):
     elsewhere = (
         "test_tool_calling",
         "test_tool_calling_async",
+        "test_tool_calling_with_no_arguments",  # one call and no more
         "test_agent_loop",
         "test_bind_runnables_as_tools",
         "test_unicode_tool_call_integration",
@@ -100,7 +101,7 @@ class TestStarterPair(_Nudging):
             "nudging_model": "starter",
             "dtype": "float32",
             "device": "cpu",
-            "max_tokens": 96,
+            "max_tokens": 64,
         }
 
     @property
