@@ -103,12 +103,12 @@ def main() -> None:
                     outside[name].append((took - record.total_s) / took)
     first = names[0]
     table = Table(title=f"{args.dtype}, {len(times[first])} answers each, {args.tokens} tokens")
-    for column in ("", "s per answer", "÷ core (quartiles)", "outside the decoder"):
+    for column in ("", "s per answer, median", "÷ core (quartiles)", "outside the decoder"):
         table.add_column(column, justify="left" if not column else "right")
     for name in names:
         low, middle, high = statistics.quantiles([a / b for a, b in zip(times[name], times[first], strict=True)], n=4)
         row = f"{middle:.3f} ({low:.3f} … {high:.3f})" if name != first else "1"
-        table.add_row(name, f"{statistics.mean(times[name]):.3f}", row, f"{statistics.median(outside[name]):.2%}")
+        table.add_row(name, f"{statistics.median(times[name]):.3f}", row, f"{statistics.median(outside[name]):.2%}")
     console = Console(width=120)
     console.print(table)
     for module in ("langchain_core.language_models.chat_models", "langchain_nudging"):

@@ -7,6 +7,7 @@ by piece while it is written, tells the answers apart, and keeps their records.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import queue
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -128,6 +129,8 @@ class ProvenanceCallbackHandler(Collected, BaseCallbackHandler):
 
     def __init__(self, on_piece: Callable[[Piece, AnswerProvenance], Any] | queue.Queue[Any] | Any = None) -> None:
         super().__init__()
+        if inspect.iscoroutinefunction(getattr(on_piece, "put", on_piece)):
+            raise TypeError(f"on_piece={on_piece!r} wants an event loop: use AsyncProvenanceCallbackHandler.")
         self._emit = _emitter(on_piece)
 
     def on_chat_model_start(

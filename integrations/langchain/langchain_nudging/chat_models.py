@@ -256,6 +256,8 @@ class ChatNudging(BaseChatModel):
             if getattr(self, name) is not None:
                 warnings.warn(f"ChatNudging: {name} has no effect, as {why}.", UserWarning, stacklevel=2)
         self._config()
+        if self.profile is None:
+            self.profile = self._resolve_model_profile()
 
     def _config(self) -> NudgingConfig:
         """The decoder's options, without those of a call."""
@@ -351,6 +353,7 @@ class ChatNudging(BaseChatModel):
                 value = type(value[0]).__name__
             if value is not None and name in self.model_fields_set - {"profile", "metadata"}:
                 yield name, value
+        yield "model_name", self.model_name
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         config = self._config()
