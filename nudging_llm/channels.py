@@ -107,7 +107,11 @@ class Sorter:
         for start, stop in result.call_spans:
             yield from self._until(start)
             inside = self._take(stop)
-            calls = [(index, call) for index, call in enumerate(found) if start <= call.start < stop]
+            calls = [
+                (index, call)
+                for index, call in enumerate(found)
+                if start < call.start <= stop or start == call.start == 0
+            ]
             for i, piece in enumerate(inside):
                 last = i + 1 == len(inside)
                 yield SortedPiece(piece, "tool_call", tuple(_whole(*call) for call in calls) if last else ())

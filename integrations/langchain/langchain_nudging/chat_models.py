@@ -16,7 +16,7 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel, agenerate_from_stream, generate_from_stream
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
 from langchain_core.tools import BaseTool
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 from typing_extensions import Self
@@ -28,7 +28,7 @@ from nudging_llm.shared import serial
 from .callbacks import Collected
 from .chunks import ChunkWriter
 from .messages import to_core_messages
-from .structured import METHODS, Method, StructuredOutput, json_schema, tool_definition
+from .structured import METHODS, Method, StructuredOutput, json_schema, schema_tool, tool_definition
 
 if TYPE_CHECKING:
     from nudging_llm import NudgingGenerator
@@ -56,6 +56,8 @@ _LOADING = (
     "cache_bytes",
     "batch_size",
 )
+#: Profiles that were worked out here, not given by a user.
+_RESOLVED: set[str] = set()
 
 
 class ChatNudging(BaseChatModel):
@@ -241,9 +243,9 @@ class ChatNudging(BaseChatModel):
 
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
-        given = self.model_fields_set
         if self.generator is not None:
-            if clash := sorted(given & {"base_model", "nudging_model", *_LOADING}):
+            loading = ("base_model", "nudging_model", *_LOADING)
+            if clash := [name for name in loading if getattr(self, name) != type(self).model_fields[name].default]:
                 raise ConfigError(
                     f"{', '.join(clash)} with generator=: it has its models already. Give one or the other."
                 )
@@ -256,7 +258,7 @@ class ChatNudging(BaseChatModel):
             if getattr(self, name) is not None:
                 warnings.warn(f"ChatNudging: {name} has no effect, as {why}.", UserWarning, stacklevel=2)
         self._config()
-        if self.profile is None:
+        if self.profile is None or _fingerprint(self.profile) in _RESOLVED:  # a copy's, with other options
             self.profile = self._resolve_model_profile()
 
     def _config(self) -> NudgingConfig:
@@ -283,6 +285,7 @@ class ChatNudging(BaseChatModel):
         if known := [length for length in lengths if length is not None]:
             config = self._config()
             profile["max_input_tokens"] = max(1, min(known) - config.max_tokens - config.lookahead)
+        _RESOLVED.add(_fingerprint(profile))
         return profile
 
     def _engines(self) -> tuple[Any, Any]:
@@ -332,6 +335,7 @@ class ChatNudging(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         """Everything that can change the text; LangChain's caches take it as their key."""
         config = self._config()
+        options = config.model_dump(mode="json")
         if self._lazy is not None:
             weights: Any = self._lazy.key
         else:
@@ -339,7 +343,8 @@ class ChatNudging(BaseChatModel):
         return {
             "model_name": self.model_name,
             "weights": weights,
-            **config.model_dump(mode="json"),
+            "default_stop": options.pop("stop"),  # as "stop" LangChain would put a call's own in its place
+            **options,
             "gate": config.gate if isinstance(config.gate, str) else repr(config.gate),
         }
 
@@ -462,7 +467,14 @@ class ChatNudging(BaseChatModel):
             asked["tools"] = _tools(asked["tools"])
         config = self._config()
         options = {name: getattr(config, name) for name in NudgingConfig.model_fields} | asked
-        return options if stop is None else options | {"stop": stop}
+        if stop is not None:
+            return options | {"stop": stop}
+        forced = "tools" in asked and asked.get("tool_choice", "auto") not in ("auto", "none")
+        if forced or any(asked.get(form) is not None for form in ("json_schema", "regex", "choices")):
+            options["stop"] = asked.get(
+                "stop", ()
+            )  # the constructor's is for free text: a grammar ends the answer by itself
+        return options
 
     # -- tools and structured output ----------------------------------------------------------------------------------
 
@@ -510,7 +522,8 @@ class ChatNudging(BaseChatModel):
             schema: a pydantic class (the value is an instance), a ``TypedDict``, a JSON schema or an OpenAI function (a dict).
             method: "function_calling" (a forced call; both prompts show names and descriptions), "json_schema" or "json_mode"
                 (JSON as the text; the prompts do not show the schema, so say in the messages what you want).
-            include_raw: give ``{"raw": message, "parsed": value or None, "parsing_error": error or None}``.
+            include_raw: give ``{"raw": message, "parsed": value or None, "parsing_error": error or None}``; streamed, the last
+                two come at the end.
             strict: no effect: it always is.
             kwargs: options for every call.
 
@@ -523,19 +536,26 @@ class ChatNudging(BaseChatModel):
         shown = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
         bound: Runnable[LanguageModelInput, AIMessage]
         if method == "function_calling":
-            tool = tool_definition(schema)
+            tool = schema_tool(schema)
             name = tool["function"]["name"]
             bound = self.bind_tools(
                 [tool], tool_choice=name, parallel_tool_calls=False, ls_structured_output_format=shown, **kwargs
             )
         else:
             bound = self.bind(json_schema=json_schema(schema), ls_structured_output_format=shown, **kwargs)
-        parser = StructuredOutput(target=schema, from_call=method == "function_calling")
+        parser = StructuredOutput(target=schema, from_call=method == "function_calling", quiet=include_raw)
         if not include_raw:
             return bound | parser
-        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
-        failed = RunnablePassthrough.assign(parsed=lambda _: None)
-        return RunnableMap(raw=bound) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+        raw = itemgetter("raw")
+        read = RunnablePassthrough.assign(
+            parsed=raw | parser,
+            parsing_error=raw | RunnableLambda(parser.problem),
+        )
+        return RunnableMap(raw=bound) | read
+
+
+def _fingerprint(profile: ModelProfile) -> str:
+    return repr(sorted(profile.items()))
 
 
 def _names(base: Any, nudging: Any) -> str:

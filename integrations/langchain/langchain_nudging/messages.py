@@ -24,6 +24,7 @@ from nudging_llm import MessageError, UnsupportedContentError
 _THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_content"})
 #: Blocks of calls, as vendors and LangChain call them; ``tool_calls`` says the same.
 _CALLS = frozenset({"tool_use", "tool_call", "function_call", "tool_call_chunk", "invalid_tool_call"})
+_TEXTS = frozenset({"text", "text-plain", "input_text", "output_text", "refusal"})
 _ROLES = {"human": "user", "user": "user", "ai": "assistant", "assistant": "assistant"}
 _ROLES |= {"system": "system", "developer": "system"}
 
@@ -35,13 +36,22 @@ def to_core_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
       application's label of itself and is not shown: a base model would copy it into its answer.
     - ``ToolMessage.status="error"`` is shown as ``Error: text``; its ``artifact`` is not for the model, as LangChain has it.
     - ``tool_result`` blocks in a ``HumanMessage`` (Anthropic's form) become results of tools.
-    - ``invalid_tool_calls`` are shown as the text that they were.
+    - ``invalid_tool_calls`` are shown as the text that they were, and what a ``ToolMessage`` says of one as the user's words.
 
     Raises:
         UnsupportedContentError: content that is not text.
         MessageError: a message of a kind or role that no prompt has a place for.
     """
-    return [core for i, message in enumerate(messages) for core in _converted(message, i)]
+    converted = [core for i, message in enumerate(messages) for core in _converted(message, i)]
+    invalid = {
+        call["id"] for message in messages if isinstance(message, AIMessage) for call in message.invalid_tool_calls
+    }
+    return [_said(core) if core.get("tool_call_id") in invalid else core for core in converted]
+
+
+def _said(result: dict[str, Any]) -> dict[str, Any]:
+    """The result of a call that was none, as the user's words: no prompt could show the call."""
+    return {"role": "user", "content": result["content"]}
 
 
 def _converted(message: BaseMessage, i: int) -> Iterator[dict[str, Any]]:
@@ -110,8 +120,8 @@ def _text(content: Any, i: int, unread: frozenset[str] = frozenset()) -> str:
         kind = block.get("type") if isinstance(block, Mapping) else None
         if isinstance(block, str):
             parts.append(block)
-        elif isinstance(block, Mapping) and kind in ("text", "text-plain", "input_text", "output_text", "refusal"):
-            parts.append(str(block.get("text", block.get("refusal", ""))))
+        elif kind in _TEXTS and isinstance(text := block.get("text", block.get("refusal")), str):
+            parts.append(text)
         elif kind not in unread:
             raise UnsupportedContentError(
                 f"message {i} holds content of the type {kind or type(block).__name__!r}; both models read text only. Remove "

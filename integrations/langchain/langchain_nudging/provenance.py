@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
 from nudging_llm import Piece, Provenance, Reason
@@ -39,7 +39,7 @@ def carried_record(record: Provenance, invalid_calls: Sequence[Any] = ()) -> dic
 
 
 def get_pieces(message: Any) -> tuple[Piece, ...]:
-    """The pieces that a message or chunk carries, in order; of a finished answer, all.
+    """The pieces that a message or chunk carries, in order; of a finished answer, all. A stream's last chunk has none of its own.
 
     Args:
         message: an ``AIMessage``, ``AIMessageChunk``, or a generation that holds one.
@@ -47,6 +47,8 @@ def get_pieces(message: Any) -> tuple[Piece, ...]:
     found = _message(message)
     carried = _list(found.additional_kwargs) if found else []
     pieces = [Piece.from_dict(item) for item in carried if isinstance(item, Mapping)]
+    if isinstance(found, AIMessageChunk):
+        return tuple(pieces)
     return tuple(pieces) or tuple(piece for record in get_provenances(message) for piece in record.pieces)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Literal
 
 from langchain_core.exceptions import OutputParserException
@@ -25,14 +25,28 @@ METHODS: tuple[Method, ...] = ("function_calling", "json_schema", "json_mode")
 def tool_definition(tool: Any) -> dict[str, Any]:
     """A tool as OpenAI's dict, from whatever LangChain takes for one.
 
-    LangChain's own conversion cuts schemas that refer to themselves; where references are used, pydantic's is taken.
+    LangChain's own conversion cuts schemas that refer to themselves, and drops those that have no properties; where it would,
+    the schema is taken as it was given, or as pydantic writes it.
     """
     definition = convert_to_openai_tool(tool)
     source = tool.tool_call_schema if isinstance(tool, BaseTool) else tool
-    if own := _own_schema(source):
-        function = definition["function"]
-        definition = {**definition, "function": {**function, "parameters": own}}
+    own = _own_schema(source) or _plain_schema(source)
+    if own and "function" in definition:
+        own = {"type": "object"} | {key: value for key, value in own.items() if key not in ("title", "description")}
+        definition = {**definition, "function": {**definition["function"], "parameters": own}}
     return definition
+
+
+def schema_tool(schema: Any) -> dict[str, Any]:
+    """The tool whose arguments are a structured answer.
+
+    Raises:
+        ConfigError: it is no schema of an object.
+    """
+    found = _checked(schema, tool_definition)
+    if found.get("type") != "function":
+        raise _no_schema(schema, "it is no function")
+    return found
 
 
 def json_schema(schema: Any) -> dict[str, Any]:
@@ -41,17 +55,31 @@ def json_schema(schema: Any) -> dict[str, Any]:
     Raises:
         ConfigError: it is none of these.
     """
-    try:
-        found: dict[str, Any] = convert_to_json_schema(schema)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(
-            f"schema={schema!r}: give a pydantic class, a TypedDict, or a JSON schema with a title ({error})."
-        ) from None
+    found = _checked(schema, convert_to_json_schema)
     if own := _own_schema(schema):
         return {**own, **{key: found[key] for key in ("title", "description") if key in found}}
-    if isinstance(schema, dict) and schema.get("type") == "object":
-        return schema  # as it was given
-    return found
+    return _plain_schema(schema) or found
+
+
+def _checked(schema: Any, convert: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return convert(schema)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _no_schema(schema, error) from None
+
+
+def _no_schema(schema: Any, why: object) -> ConfigError:
+    return ConfigError(f"schema={schema!r}: give a pydantic class, a TypedDict, or a JSON schema with a title ({why}).")
+
+
+def _plain_schema(schema: Any) -> dict[str, Any] | None:
+    """A dict that is a JSON schema itself, not a function that holds one."""
+    if not isinstance(schema, dict) or not {"type", "properties", "anyOf", "oneOf", "allOf", "$ref", "enum"} & set(
+        schema
+    ):
+        return None
+    function = schema.get("type") == "function" or {"parameters", "input_schema"} & set(schema)
+    return None if function or "toolSpec" in schema else dict(schema)
 
 
 def _own_schema(schema: Any) -> dict[str, Any] | None:
@@ -73,6 +101,8 @@ class StructuredOutput(BaseTransformOutputParser[Any]):
     """A class with ``model_validate`` or ``parse_obj``; anything else gives dicts."""
     from_call: bool
     """Whether the value is the arguments of a tool call; else the text."""
+    quiet: bool = False
+    """Gives None where it would raise, and no partial values; ``problem`` then says why."""
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         """The value; with ``partial`` None where there is none yet.
@@ -93,9 +123,17 @@ class StructuredOutput(BaseTransformOutputParser[Any]):
             value = partial_object(text) if partial else json.loads(text)
             return None if partial and value is None else self._load(value)
         except ValueError as error:
-            if partial:
+            if partial or self.quiet:
                 return None
             raise OutputParserException(f"The answer is not what was asked for: {error}", llm_output=text) from error
+
+    def problem(self, message: BaseMessage) -> OutputParserException | None:
+        """Why an answer cannot be read; None if it can."""
+        try:
+            self.model_copy(update={"quiet": False}).parse(self._json_of(message))
+        except OutputParserException as error:
+            return error
+        return None
 
     def _load(self, value: Any) -> Any:
         if not inspect.isclass(self.target):
@@ -143,11 +181,12 @@ class _Reading:
 
     def more(self, text: str) -> Iterator[Any]:
         self._text += text
-        if text:
+        if text and not self._parser.quiet:
             yield from self._changed(self._parser._value(self._text, partial=True))
 
     def end(self) -> Iterator[Any]:
-        yield from self._changed(self._parser._value(self._text, partial=False))
+        value = self._parser._value(self._text, partial=False)
+        yield from [value] if self._parser.quiet else self._changed(value)
 
     def _changed(self, value: Any) -> Iterator[Any]:
         if value is not None and (type(value), value) != (type(self._given), self._given):
