@@ -31,7 +31,7 @@ from .messages import to_core_messages
 from .structured import METHODS, Method, StructuredOutput, json_schema, schema_tool, tool_definition
 
 if TYPE_CHECKING:
-    from nudging_llm import NudgingGenerator
+    from nudging_llm import AsyncStream, NudgingGenerator, Stream
 
 #: Fields that are options of the decoder.
 _OPTIONS = (
@@ -412,7 +412,7 @@ class ChatNudging(BaseChatModel):
         with generator.stream(conversation, **options) as stream:
             writer = ChunkWriter(stream.sorter(), _names(generator.base, generator.nudging))
             for piece in stream:
-                deadline.check(stream.text)
+                deadline.check(stream)
                 yield from writer.piece(piece)
             yield from writer.end(stream.result)
 
@@ -429,7 +429,7 @@ class ChatNudging(BaseChatModel):
         async with asked as stream:
             writer = ChunkWriter(stream.sorter(), _names(generator.base, generator.nudging))
             async for piece in stream:
-                deadline.check(stream.text)
+                deadline.check(stream)
                 for chunk in writer.piece(piece):
                     yield chunk
             for chunk in writer.end(stream.result):
@@ -569,10 +569,10 @@ class _Deadline:
         self._timeout = timeout
         self._began = time.monotonic()
 
-    def check(self, text: str) -> None:
+    def check(self, stream: Stream | AsyncStream) -> None:
         if self._timeout is not None and time.monotonic() - self._began > self._timeout:
             raise TimeoutError(
-                f"timeout={self._timeout:g}: the answer had {len(text)} characters by then. Raise it, or lower max_tokens."
+                f"timeout={self._timeout:g}: the answer had {len(stream.text)} characters by then. Raise it, or lower max_tokens."
             )
 
 
