@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ from langchain_nudging import (
     get_provenance,
     get_provenances,
 )
-from nudging_llm import NudgingConfig, NudgingGenerator, Piece, Provenance
-from tests.conftest import tiny_model, tiny_tokenizer
+from nudging_llm import NudgingConfig, NudgingGenerator, Provenance
+from tests.conftest import timeless, tiny_model, tiny_tokenizer
 
 QUESTION = "Who wrote this, and how sure were they?"
 #: What a path gives back: whatever carries the record, and whatever carries the pieces.
@@ -205,10 +204,6 @@ PATHS: dict[str, Callable[[ChatNudging], Found]] = {
     "a cache hit replayed as v3 events": cache_hit_v3,
     "`dumps` and `loads`": dumped,
 }
-
-
-def timeless(pieces: Any) -> list[Piece]:
-    return [replace(piece, elapsed_s=0.0) for piece in pieces]
 
 
 @pytest.mark.parametrize("name", PATHS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -17,10 +16,10 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, mes
 from langchain_core.tracers.context import collect_runs
 
 from langchain_nudging import ChatNudging, get_pieces, get_provenance, get_provenances
-from nudging_llm import Piece, Provenance
+from nudging_llm import Provenance
 from nudging_llm.calls import parse_calls
 from nudging_llm.tools import read_tools
-from tests.conftest import tiny_model, tiny_tokenizer
+from tests.conftest import timeless, tiny_model, tiny_tokenizer
 from tests.scripted import rules, scripted_pair
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is in beta")
@@ -76,11 +75,6 @@ def chunks(model: ChatNudging) -> list[AIMessageChunk]:
 def caller() -> Any:
     """A model with tools, which writes what the script says."""
     return ChatNudging(generator=scripted_pair(SCRIPT)).bind_tools(TOOLS)
-
-
-def timeless(pieces: Sequence[Piece]) -> list[Piece]:
-    """Pieces without their times; probabilities as exact as shared forwards leave them."""
-    return [replace(p, elapsed_s=0.0, base_top_prob=p.base_top_prob and round(p.base_top_prob, 4)) for p in pieces]
 
 
 def outcome(record: Provenance | None) -> dict[str, Any]:
