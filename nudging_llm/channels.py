@@ -11,10 +11,10 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .calls import InvalidToolCall, ToolCall, new_call_id
-from .provenance import Piece
+from .provenance import Piece, Provenance
 from .tools import HERMES
 
 if TYPE_CHECKING:
@@ -59,6 +59,17 @@ class SortedPiece:
     piece: Piece
     channel: Channel = "content"
     calls: tuple[CallDelta, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The piece as plain JSON values. Text of calls, which is no part of a message's text, says so in ``channel``."""
+        return self.piece.to_dict() | ({} if self.channel == "content" else {"channel": self.channel})
+
+
+def finish_word(record: Provenance, called: bool) -> str:
+    """Why an answer ended, in the words that the frameworks' users look for: "stop", "length", "tool_calls", "repetition"."""
+    if called:
+        return "tool_calls"
+    return record.finish_reason if record.finish_reason in ("length", "repetition") else "stop"
 
 
 class Sorter:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import queue
-import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,13 +18,14 @@ from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 
-from nudging_llm import Piece, Provenance
+from nudging_llm import Piece
+from nudging_llm.collecting import Collected, CollectedAnswer, emitter
 
 from .provenance import get_pieces, get_provenance
 
 
 @dataclass
-class AnswerProvenance:
+class AnswerProvenance(CollectedAnswer):
     """One answer of a chain.
 
     Attributes:
@@ -36,55 +36,24 @@ class AnswerProvenance:
         error: what ended it, if it failed.
     """
 
-    run_id: UUID
-    parent_run_id: UUID | None = None
-    tags: list[str] = field(default_factory=list)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    pieces: list[Piece] = field(default_factory=list)
-    provenance: Provenance | None = None
-    error: BaseException | None = None
-
-    @property
-    def text(self) -> str:
-        """What has been written so far, tool calls included."""
-        return "".join(piece.text for piece in self.pieces)
+    run_id: UUID = field(kw_only=True)
+    parent_run_id: UUID | None = field(default=None, kw_only=True)
+    tags: list[str] = field(default_factory=list, kw_only=True)
+    metadata: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
 
-class Collected:
+class Listening(Collected[AnswerProvenance]):
     """The answers that a handler has seen. Where one listens, ``ChatNudging`` streams in ``invoke`` too."""
-
-    def __init__(self) -> None:
-        self._answers: dict[UUID, AnswerProvenance] = {}
-        self._lock = threading.Lock()
-
-    @property
-    def answers(self) -> list[AnswerProvenance]:
-        """Every answer, in the order in which they began."""
-        with self._lock:
-            return list(self._answers.values())
-
-    @property
-    def provenances(self) -> list[Provenance]:
-        """The records of the finished answers, in the order in which they began."""
-        return [answer.provenance for answer in self.answers if answer.provenance is not None]
-
-    @property
-    def last(self) -> Provenance | None:
-        """The record of the finished answer that began last."""
-        return next(reversed(self.provenances), None)
-
-    def clear(self) -> None:
-        """Forget all answers."""
-        with self._lock:
-            self._answers.clear()
 
     def _begin(self, run_id: UUID, parent: UUID | None, tags: Any, metadata: Any) -> None:
         with self._lock:
-            self._answers[run_id] = AnswerProvenance(run_id, parent, list(tags or ()), dict(metadata or {}))
+            self._answers[run_id] = AnswerProvenance(
+                run_id=run_id, parent_run_id=parent, tags=list(tags or ()), metadata=dict(metadata or {})
+            )
 
     def _answer(self, run_id: UUID) -> AnswerProvenance:
         with self._lock:
-            return self._answers.setdefault(run_id, AnswerProvenance(run_id))
+            return self._answers.setdefault(run_id, AnswerProvenance(run_id=run_id))
 
     def _more(self, chunk: Any, run_id: UUID) -> tuple[AnswerProvenance, Sequence[Piece]]:
         answer = self._answer(run_id)
@@ -111,7 +80,7 @@ class Collected:
         return answer
 
 
-class ProvenanceCallbackHandler(Collected, BaseCallbackHandler):
+class ProvenanceCallbackHandler(Listening, BaseCallbackHandler):
     """Collects the provenance of every ``ChatNudging`` answer in a chain, and hands on each piece as it is written.
 
     Works in chains that are called with or without ``async``, streamed or not.
@@ -131,7 +100,7 @@ class ProvenanceCallbackHandler(Collected, BaseCallbackHandler):
         super().__init__()
         if inspect.iscoroutinefunction(getattr(on_piece, "put", on_piece)):
             raise TypeError(f"on_piece={on_piece!r} wants an event loop: use AsyncProvenanceCallbackHandler.")
-        self._emit = _emitter(on_piece)
+        self._emit = emitter(on_piece)
 
     def on_chat_model_start(
         self,
@@ -173,7 +142,7 @@ class ProvenanceCallbackHandler(Collected, BaseCallbackHandler):
             self._emit(piece, answer)
 
 
-class AsyncProvenanceCallbackHandler(Collected, AsyncCallbackHandler):
+class AsyncProvenanceCallbackHandler(Listening, AsyncCallbackHandler):
     """As ``ProvenanceCallbackHandler``, on the event loop that runs the chain.
 
     Args:
@@ -184,7 +153,7 @@ class AsyncProvenanceCallbackHandler(Collected, AsyncCallbackHandler):
         self, on_piece: Callable[[Piece, AnswerProvenance], Awaitable[Any] | Any] | asyncio.Queue[Any] | Any = None
     ) -> None:
         super().__init__()
-        self._emit = _emitter(on_piece)
+        self._emit = emitter(on_piece)
 
     async def on_chat_model_start(
         self,
@@ -224,22 +193,6 @@ class AsyncProvenanceCallbackHandler(Collected, AsyncCallbackHandler):
     async def _hand_on(self, answer: AnswerProvenance, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
             await _done(self._emit(piece, answer))
-
-
-_Emit = Callable[[Piece | None, AnswerProvenance], Any]
-
-
-def _emitter(target: Any) -> _Emit:
-    """What to do with a piece, and with None at an answer's end."""
-    if target is None:
-        return lambda piece, answer: None
-    if hasattr(target, "put"):  # both kinds of queue
-        return lambda piece, answer: target.put((piece, answer))
-    if hasattr(target, "write") and hasattr(target, "end"):
-        return lambda piece, answer: target.end() if piece is None else target.write(piece)
-    if callable(target):
-        return lambda piece, answer: None if piece is None else target(piece, answer)
-    raise TypeError(f"on_piece={target!r}: give a function of a piece and an answer, a queue, or a view.")
 
 
 async def _done(result: Any) -> None:

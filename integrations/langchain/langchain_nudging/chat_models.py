@@ -18,49 +18,26 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
 from langchain_core.tools import BaseTool
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
-from typing_extensions import Self
+from pydantic import Field, PrivateAttr, SecretStr
 
-from nudging_llm import STARTER, ConfigError, LazyGenerator, NudgingConfig, lazy_generator
+from nudging_llm import ConfigError, LazyGenerator
 from nudging_llm.errors import nearest
+from nudging_llm.fields import NudgingFields, pair_name
 from nudging_llm.shared import serial
 
-from .callbacks import Collected
+from .callbacks import Listening
 from .chunks import ChunkWriter
 from .messages import to_core_messages
 from .structured import METHODS, Method, StructuredOutput, json_schema, schema_tool, tool_definition
 
 if TYPE_CHECKING:
-    from nudging_llm import AsyncStream, NudgingGenerator, Stream
+    from nudging_llm import AsyncStream, Stream
 
-#: Fields that are options of the decoder.
-_OPTIONS = (
-    "threshold",
-    "lookahead",
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "seed",
-    "nudging_temperature",
-    "stop",
-)
-#: Fields that say how models are loaded; with ``generator`` that has been done.
-_LOADING = (
-    "base_model_kwargs",
-    "nudging_model_kwargs",
-    "device",
-    "dtype",
-    "base_template",
-    "cache_slots",
-    "cache_bytes",
-    "batch_size",
-)
 #: Profiles that were worked out here, not given by a user.
 _RESOLVED: set[str] = set()
 
 
-class ChatNudging(BaseChatModel):
+class ChatNudging(NudgingFields, BaseChatModel):
     """A pretrained base model that writes, and a small instruction-tuned model that nudges it where it is unsure.
 
     Setup:
@@ -158,53 +135,6 @@ class ChatNudging(BaseChatModel):
         TimeoutError: an answer took longer than ``timeout``.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    base_model: Any = None
-    """Hub id, local folder, loaded ``(model, tokenizer)``, or "starter"."""
-    nudging_model: Any = None
-    """As ``base_model``. Its tokenizer must have a chat template."""
-    generator: Any = Field(default=None, exclude=True, repr=False)
-    """A loaded ``NudgingGenerator``, in place of the two models."""
-
-    threshold: float | None = None
-    """γ: nudge where the base model's top-1 probability is below it. None: the config's, 0.4."""
-    lookahead: int | None = None
-    """K: tokens that the nudging model completes at the start of a round. None: the config's, 16."""
-    max_tokens: int | None = None
-    """Longest answer, in the base model's tokens. None: the config's, 512."""
-    temperature: float | None = None
-    """Of the base model's tokens; 0 (the config's) is greedy."""
-    top_p: float | None = None
-    """Nucleus sampling: keep the smallest set of tokens with this probability."""
-    top_k: int | None = None
-    """Sample among this many most likely tokens."""
-    seed: int | None = None
-    """Of the sampling; None draws one for each answer and records it."""
-    nudging_temperature: float | None = None
-    """As ``temperature``, for the nudging model's tokens."""
-    stop: str | Sequence[str] | None = None
-    """Strings that end an answer; they are no part of it. A call's own ``stop`` replaces them."""
-    nudging_config: NudgingConfig | None = Field(default=None, repr=False)
-    """Further options of the decoder; the fields above win."""
-
-    device: str = "auto"
-    """"auto" (CUDA if there is one, else CPU) or a torch device."""
-    dtype: Any = "auto"
-    """"auto", "float32", "bfloat16", "float16" or a torch dtype."""
-    base_model_kwargs: dict[str, Any] | None = Field(default=None, repr=False)
-    """For transformers' ``from_pretrained``: ``device_map``, ``quantization_config``, ``revision``…"""
-    nudging_model_kwargs: dict[str, Any] | None = Field(default=None, repr=False)
-    """As ``base_model_kwargs``."""
-    base_template: Any = Field(default=None, repr=False)
-    """How a conversation looks to the base model: Jinja text, or a ``BaseTemplate`` with its role markers."""
-    cache_slots: int = 8
-    """Texts that are kept per model, so that a request which shares a prefix starts faster."""
-    cache_bytes: int = 2**30
-    """Most memory of those, per model."""
-    batch_size: int = 8
-    """Most requests that share a forward."""
-
     streaming: bool | None = None
     """False makes ``stream`` give one message, whole; True makes ``invoke`` stream to callbacks."""
     timeout: float | None = Field(default=None, gt=0)
@@ -214,60 +144,20 @@ class ChatNudging(BaseChatModel):
     api_key: SecretStr | None = None
     """No effect, as the models run in this process; accepted because other chat models have it."""
 
-    _lazy: LazyGenerator | None = PrivateAttr(default=None)
+    _unshown = frozenset({"profile", "metadata"})
     _others: dict[str, LazyGenerator] = PrivateAttr(default_factory=dict)
-
-    @classmethod
-    def starter(cls, **options: Any) -> Self:
-        """The starter pair: Gemma 3 270M as base model, SmolLM2 135M Instruct as nudging model; fetched at the first answer.
-
-        Args:
-            options: any other argument of the class.
-        """
-        return cls(base_model=STARTER, nudging_model=STARTER, **options)
 
     # -- construction -------------------------------------------------------------------------------------------------
 
-    @model_validator(mode="before")
-    @classmethod
-    def _known_arguments(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
-            known = set(cls.model_fields)
-            for name in (name for name in values if name not in known):
-                if name in NudgingConfig.model_fields:
-                    raise ConfigError(
-                        f"{name!r} is an option of the decoder: give nudging_config=NudgingConfig({name}=…)."
-                    )
-                raise ConfigError(f"Unknown argument {name!r}.{nearest(str(name), known)}")
-        return values
-
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
-        if self.generator is not None:
-            loading = ("base_model", "nudging_model", *_LOADING)
-            if clash := [name for name in loading if getattr(self, name) != type(self).model_fields[name].default]:
-                raise ConfigError(
-                    f"{', '.join(clash)} with generator=: it has its models already. Give one or the other."
-                )
-            _check_generator(self.generator)
-        elif self.base_model is None or self.nudging_model is None:
-            raise ConfigError("Give base_model and nudging_model, or generator=, or use ChatNudging.starter().")
-        else:
-            self._lazy = self._lazy_with(self.base_model)
         for name, why in (("api_key", "the models run in this process"), ("max_retries", "there is no server to fail")):
             if getattr(self, name) is not None:
                 warnings.warn(f"ChatNudging: {name} has no effect, as {why}.", UserWarning, stacklevel=2)
-        self._config()
         if self.profile is None or _fingerprint(self.profile) in _RESOLVED:  # a copy's, with other options
             self.profile = self._resolve_model_profile()
 
-    def _config(self) -> NudgingConfig:
-        """The decoder's options, without those of a call."""
-        config = self.nudging_config or (self.generator.config if self.generator is not None else NudgingConfig())
-        return config.updated({name: value for name in _OPTIONS if (value := getattr(self, name)) is not None})
-
     def _resolve_model_profile(self) -> ModelProfile:
-        lengths = [engine.context_length for engine in self._engines()]
         profile = ModelProfile(
             name=self.model_name,
             text_inputs=True,
@@ -282,18 +172,10 @@ class ChatNudging(BaseChatModel):
             structured_output=True,
             max_output_tokens=self._config().max_tokens,
         )
-        if known := [length for length in lengths if length is not None]:
-            config = self._config()
-            profile["max_input_tokens"] = max(1, min(known) - config.max_tokens - config.lookahead)
+        if (room := self._room()) is not None:
+            profile["max_input_tokens"] = max(1, room - self._config().max_tokens)
         _RESOLVED.add(_fingerprint(profile))
         return profile
-
-    def _engines(self) -> tuple[Any, Any]:
-        models: Any = self.generator if self._lazy is None else self._lazy
-        return models.base, models.nudging
-
-    def _lazy_with(self, base_model: Any) -> LazyGenerator:
-        return lazy_generator(base_model, self.nudging_model, **{name: getattr(self, name) for name in _LOADING})
 
     def _lazy_for(self, model: Any) -> LazyGenerator | None:
         """The models for one call; None: those of ``generator``.
@@ -310,26 +192,11 @@ class ChatNudging(BaseChatModel):
             )
         return self._others.setdefault(str(model), self._lazy_with(model))
 
-    def _loaded(self, model: Any = None) -> NudgingGenerator:
-        """The generator for one call; loads it when it is first needed."""
-        lazy = self._lazy_for(model)
-        generator: NudgingGenerator = self.generator if lazy is None else lazy.get()
-        return generator
-
-    async def _aloaded(self, model: Any) -> NudgingGenerator:
-        lazy = self._lazy_for(model)
-        return self._loaded(model) if lazy is None or lazy.loaded else await asyncio.to_thread(lazy.get)
-
     # -- what it is ---------------------------------------------------------------------------------------------------
 
     @property
     def _llm_type(self) -> str:
         return "chat-nudging"
-
-    @property
-    def model_name(self) -> str:
-        """Both models' names."""
-        return _names(*self._engines())
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
@@ -347,18 +214,6 @@ class ChatNudging(BaseChatModel):
             **options,
             "gate": config.gate if isinstance(config.gate, str) else repr(config.gate),
         }
-
-    def __deepcopy__(self, memo: Any = None) -> Self:
-        """A copy that uses the same models."""
-        return self.model_copy()
-
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        for name, value in super().__repr_args__():
-            if name in ("base_model", "nudging_model") and isinstance(value, tuple):
-                value = type(value[0]).__name__
-            if value is not None and name in self.model_fields_set - {"profile", "metadata"}:
-                yield name, value
-        yield "model_name", self.model_name
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         config = self._config()
@@ -397,7 +252,7 @@ class ChatNudging(BaseChatModel):
     def _should_stream(self, *, async_api: bool, run_manager: Any = None, **kwargs: Any) -> bool:
         """Also where a provenance handler listens, unless streaming was switched off: it gets pieces as they are written."""
         should = partial(super()._should_stream, async_api=async_api, run_manager=run_manager)
-        listening = any(isinstance(handler, Collected) for handler in getattr(run_manager, "handlers", ()))
+        listening = any(isinstance(handler, Listening) for handler in getattr(run_manager, "handlers", ()))
         return should(**kwargs) or (listening and "stream" not in kwargs and should(**kwargs, stream=True))
 
     def _stream(
@@ -408,9 +263,9 @@ class ChatNudging(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         conversation, options = to_core_messages(messages), self._options(stop, kwargs)
-        generator, deadline = self._loaded(kwargs.get("model")), _Deadline(self.timeout)
+        generator, deadline = self._loaded(self._lazy_for(kwargs.get("model"))), _Deadline(self.timeout)
         with generator.stream(conversation, **options) as stream:
-            writer = ChunkWriter(stream.sorter(), _names(generator.base, generator.nudging))
+            writer = ChunkWriter(stream.sorter(), pair_name(generator.base, generator.nudging))
             for piece in stream:
                 deadline.check(stream)
                 yield from writer.piece(piece)
@@ -424,10 +279,10 @@ class ChatNudging(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         conversation, options = to_core_messages(messages), self._options(stop, kwargs)
-        generator, deadline = await self._aloaded(kwargs.get("model")), _Deadline(self.timeout)
+        generator, deadline = await self._aloaded(self._lazy_for(kwargs.get("model"))), _Deadline(self.timeout)
         asked = await asyncio.to_thread(generator.astream, conversation, **options)  # long prompts take a while to read
         async with asked as stream:
-            writer = ChunkWriter(stream.sorter(), _names(generator.base, generator.nudging))
+            writer = ChunkWriter(stream.sorter(), pair_name(generator.base, generator.nudging))
             async for piece in stream:
                 deadline.check(stream)
                 for chunk in writer.piece(piece):
@@ -465,16 +320,7 @@ class ChatNudging(BaseChatModel):
             asked |= _response_format(asked.pop("response_format"))
         if "tools" in asked:
             asked["tools"] = _tools(asked["tools"])
-        config = self._config()
-        options = {name: getattr(config, name) for name in NudgingConfig.model_fields} | asked
-        if stop is not None:
-            return options | {"stop": stop}
-        forced = "tools" in asked and asked.get("tool_choice", "auto") not in ("auto", "none")
-        if forced or any(asked.get(form) is not None for form in ("json_schema", "regex", "choices")):
-            options["stop"] = asked.get(
-                "stop", ()
-            )  # the constructor's is for free text: a grammar ends the answer by itself
-        return options
+        return self._call_options(asked if stop is None else {**asked, "stop": stop})
 
     # -- tools and structured output ----------------------------------------------------------------------------------
 
@@ -558,10 +404,6 @@ def _fingerprint(profile: ModelProfile) -> str:
     return repr(sorted(profile.items()))
 
 
-def _names(base: Any, nudging: Any) -> str:
-    return f"{base.name} + {nudging.name}"
-
-
 class _Deadline:
     """Ends an answer that takes too long."""
 
@@ -582,12 +424,6 @@ def _tools(tools: Sequence[Any]) -> list[dict[str, Any]]:
 
 def _given(kwargs: Mapping[str, Any], name: str, default: Any) -> Any:
     return default if kwargs.get(name) is None else kwargs[name]
-
-
-def _check_generator(generator: Any) -> None:
-    wanted = ("stream", "astream", "base", "nudging", "config", "count_tokens")
-    if missing := [name for name in wanted if not hasattr(generator, name)]:
-        raise ConfigError(f"generator={generator!r} is no NudgingGenerator: it has no {missing[0]!r}.")
 
 
 def _response_format(asked: Any) -> dict[str, Any]:

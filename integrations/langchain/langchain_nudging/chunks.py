@@ -10,8 +10,9 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from nudging_llm import Piece, Provenance, Result, SortedPiece, Sorter
+from nudging_llm.channels import finish_word
 
-from .provenance import KEY, carried_piece, carried_record
+from .provenance import KEY, carried_record
 
 
 class ChunkWriter:
@@ -43,7 +44,7 @@ class ChunkWriter:
                 response_metadata={
                     "model_name": self._model_name,
                     "model_provider": "nudging",
-                    "finish_reason": "tool_calls" if self._called else _FINISH.get(record.finish_reason, "stop"),
+                    "finish_reason": finish_word(record, self._called),
                     KEY: [carried_record(record, result.invalid_calls)],
                 },
             )
@@ -54,7 +55,7 @@ class ChunkWriter:
         return _generation(
             AIMessageChunk(
                 content=found.piece.text if found.channel == "content" else "",
-                additional_kwargs={KEY: [carried_piece(found.piece, found.channel)]},
+                additional_kwargs={KEY: [found.to_dict()]},
                 tool_call_chunks=[
                     tool_call_chunk(
                         # as it was written, tag and all: LangChain reads its arguments again whenever chunks are added
@@ -67,10 +68,6 @@ class ChunkWriter:
                 ],
             )
         )
-
-
-#: Why an answer ended, in the words that LangChain's users look for; the record has ours.
-_FINISH = {"length": "length", "repetition": "repetition"}
 
 
 def _generation(message: AIMessageChunk) -> ChatGenerationChunk:

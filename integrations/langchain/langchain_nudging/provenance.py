@@ -14,16 +14,10 @@ from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
 from nudging_llm import Piece, Provenance, Reason
-from nudging_llm.channels import Channel
 
 KEY = "nudging"
 #: The record's pieces in short: one list for each.
 _SHORT = ("text", "source", "reason", "round", "base_top_prob", "base_top_text", "n_tokens", "elapsed_s")
-
-
-def carried_piece(piece: Piece, channel: Channel) -> dict[str, Any]:
-    """A piece for ``additional_kwargs``. Text of calls, which is no part of the message's text, says so."""
-    return piece.to_dict() | ({"channel": channel} if channel != "content" else {})
 
 
 def carried_record(record: Provenance, invalid_calls: Sequence[Any] = ()) -> dict[str, Any]:
