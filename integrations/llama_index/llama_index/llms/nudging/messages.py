@@ -1,0 +1,127 @@
+"""LlamaIndex's messages and tools as the core's: plain dicts. The caller's objects are never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    CachePoint,
+    ChatMessage,
+    CitableBlock,
+    CitationBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+from llama_index.core.tools import BaseTool
+
+from nudging_llm import MessageError, UnsupportedContentError
+
+_ROLES = {
+    MessageRole.SYSTEM: "system",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.USER: "user",
+    MessageRole.ASSISTANT: "assistant",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+    MessageRole.TOOL: "tool",
+    MessageRole.FUNCTION: "tool",
+}
+#: Lines of the form that ReAct agents ask for.
+_REACT = ("Thought:", "Action:", "Action Input:", "Observation:")
+#: Where the model would invent a tool's answer.
+REACT_STOP = "\nObservation:"
+
+
+def to_core_messages(messages: Sequence[ChatMessage], system_prompt: str | None = None) -> list[dict[str, Any]]:
+    """Messages as ``NudgingGenerator`` takes them.
+
+    - Results of tools carry an id only; a result whose call is not there (memory was cut, ReAct's observations with the role of
+      a tool) is shown as the user's words.
+    - Thoughts and cache marks are left out; citable and citation blocks are shown as their text.
+
+    Args:
+        system_prompt: put first, unless a system message says just that already: query engines and context chat engines add it,
+            agents and simple chat engines do not.
+
+    Raises:
+        UnsupportedContentError: an image, audio, video or a document.
+        MessageError: something other than messages.
+    """
+    if isinstance(messages, (str, ChatMessage)) or not isinstance(messages, Iterable):
+        raise MessageError(f"messages={messages!r:.200}: give a list of ChatMessage.")
+    found: list[dict[str, Any]] = []
+    calls: set[str] = set()
+    for i, message in enumerate(messages):
+        if not isinstance(message, ChatMessage):
+            raise MessageError(f"message {i} is {message!r:.200}: give a ChatMessage.")
+        found.append(_converted(message, i, calls))
+    if system_prompt and not any(item["role"] == "system" and item["content"] == system_prompt for item in found):
+        found.insert(0, {"role": "system", "content": system_prompt})
+    return found
+
+
+def is_react(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a ReAct agent asks: its form is in the system message, and it passes no stop string."""
+    system = "\n".join(str(message["content"]) for message in messages if message["role"] == "system")
+    return all(line in system for line in _REACT)
+
+
+def tool_definition(tool: Any) -> Any:
+    """A LlamaIndex tool as OpenAI's dict, with all of its schema; whatever else the core reads, as it is."""
+    if not isinstance(tool, BaseTool):
+        return tool
+    definition = tool.metadata.to_openai_tool(skip_length_check=True)
+    if tool.metadata.fn_schema is not None:  # LlamaIndex's own conversion keeps five of its keys
+        own = tool.metadata.fn_schema.model_json_schema()
+        shown = {key: value for key, value in own.items() if key not in ("title", "description")}
+        definition["function"]["parameters"] = {"type": "object", **shown}
+    return definition
+
+
+def _converted(message: ChatMessage, i: int, calls: set[str]) -> dict[str, Any]:
+    """One message; ``calls`` are the ids of those that wait for a result."""
+    role = _ROLES[message.role]
+    text = "\n".join(_texts(message.blocks, i))
+    if role == "tool":
+        call_id = message.additional_kwargs.get("tool_call_id")
+        if call_id in calls:
+            calls.discard(call_id)
+            return {"role": "tool", "tool_call_id": call_id, "content": text}
+        return {"role": "user", "content": text}
+    made = _calls(message) if role == "assistant" else []
+    calls.update(call["id"] for call in made)
+    return {"role": role, "content": text, **({"tool_calls": made} if made else {})}
+
+
+def _calls(message: ChatMessage) -> list[dict[str, Any]]:
+    """The calls of an assistant's message: its blocks, or what older integrations put beside them."""
+    blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
+    found: list[dict[str, Any]] = [
+        {"id": block.tool_call_id or f"{block.tool_name}_{n}", "name": block.tool_name, "arguments": block.tool_kwargs}
+        for n, block in enumerate(blocks)
+    ]
+    if not found:
+        for call in message.additional_kwargs.get("tool_calls") or ():
+            plain = call.model_dump() if hasattr(call, "model_dump") else call
+            inner = plain.get("function", plain)
+            found.append({"id": plain.get("id"), "name": inner.get("name"), "arguments": inner.get("arguments")})
+    return found
+
+
+def _texts(blocks: Iterable[Any], i: int) -> Iterator[str]:
+    for block in blocks:
+        if isinstance(block, TextBlock):
+            yield block.text
+        elif isinstance(block, CitableBlock):
+            yield from (block.title, *_texts(block.content, i))
+        elif isinstance(block, CitationBlock):
+            yield from _texts([block.cited_content], i)
+        elif not isinstance(block, (ToolCallBlock, ThinkingBlock, CachePoint)):
+            kind = getattr(block, "block_type", type(block).__name__)
+            raise UnsupportedContentError(
+                f"message {i} holds content of the type {kind!r}; both models read text only. Remove it, or put a "
+                "description in its place."
+            )
