@@ -24,7 +24,7 @@ bench: $(READY)           ## speed, side by side in one run; figures and picture
 	$(BIN)/python -m benchmarks.speed --out build/speed-float32.json --dtype float32
 	$(BIN)/python -m benchmarks.plot build/speed-bfloat16.json build/speed-float32.json --out build/speed.png
 	$(BIN)/python -m benchmarks.scaling
-	$(BIN)/python -m benchmarks.langchain
+	$(BIN)/python -m benchmarks.integrations
 
 wheels: $(READY)          ## build both wheels; install them into an environment of their own; run the LangChain README there
 	rm -rf build/wheels build/clean && mkdir -p build

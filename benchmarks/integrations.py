@@ -1,10 +1,11 @@
-"""What LangChain's layer costs: the same prompts through the core's ``stream`` and through ``ChatNudging``, side by side.
+"""What the frameworks' layers cost: the same prompts through the core's ``stream``, ``ChatNudging`` and ``NudgingLLM``, side by
+side.
 
-    python -m benchmarks.langchain [--dtype bfloat16] [--questions 4] [--repeats 5] [--tokens 48]
+    python -m benchmarks.integrations [--dtype bfloat16] [--questions 4] [--repeats 5] [--tokens 48]
 
 Each repetition asks each question of every path, in an order that turns, with empty caches. The ratio is of whole times; "outside"
-is exact for each answer: the time until the stream was used up, less the time that the decoder worked on it. Also the time and
-the modules of ``import langchain_nudging``, each in a fresh process.
+is exact for each answer: the time until the stream was used up, less the time that the decoder worked on it. Also the
+time of importing each integration and what it stands on, each in a fresh process.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from collections.abc import Callable
 from typing import Any
 
 from langchain_core.messages import convert_to_messages
+from llama_index.core.llms import ChatMessage
 from rich.console import Console
 from rich.table import Table
 from transformers import logging
 
 from langchain_nudging import ChatNudging, ProvenanceCallbackHandler, get_provenance
+from llama_index.llms.nudging import NudgingLLM, collect_provenance
+from llama_index.llms.nudging import get_provenance as get_raw_provenance
 from nudging_llm import NudgingGenerator, Provenance
 
 from .questions import questions
@@ -31,6 +35,7 @@ from .questions import questions
 def paths(generator: NudgingGenerator, tokens: int) -> dict[str, Callable[[Any], Provenance]]:
     """Ways to have one question answered, each to its end."""
     model = ChatNudging(generator=generator, max_tokens=tokens)
+    llm = NudgingLLM(generator=generator, max_tokens=tokens)
 
     def core(question: Any) -> Provenance:
         stream = generator.stream(question, max_tokens=tokens)
@@ -55,16 +60,40 @@ def paths(generator: NudgingGenerator, tokens: int) -> dict[str, Callable[[Any],
     def invoke(question: Any) -> Provenance:
         return _record(model.invoke(messages(question)))
 
+    def chat_messages(question: Any) -> list[ChatMessage]:
+        asked = [{"role": "user", "content": question}] if isinstance(question, str) else question
+        return [ChatMessage(role=message["role"], content=message["content"]) for message in asked]
+
+    def stream_chat(question: Any) -> Provenance:
+        for response in llm.stream_chat(chat_messages(question)):
+            last = response
+        return _present(get_raw_provenance(last))
+
+    def collected(question: Any) -> Provenance:
+        with collect_provenance(lambda piece, call: None) as calls:
+            for _ in llm.stream_chat(chat_messages(question)):
+                pass
+        return _present(calls.last)
+
+    def chat(question: Any) -> Provenance:
+        return _present(get_raw_provenance(llm.chat(chat_messages(question))))
+
     return {
         "core, stream": core,
         "ChatNudging.stream": stream,
         "ChatNudging.stream with a ProvenanceCallbackHandler": handled,
         "ChatNudging.invoke": invoke,
+        "NudgingLLM.stream_chat": stream_chat,
+        "NudgingLLM.stream_chat within collect_provenance": collected,
+        "NudgingLLM.chat": chat,
     }
 
 
 def _record(message: Any) -> Provenance:
-    record = get_provenance(message)
+    return _present(get_provenance(message))
+
+
+def _present(record: Provenance | None) -> Provenance:
     assert record is not None
     return record
 
@@ -111,7 +140,12 @@ def main() -> None:
         table.add_row(name, f"{statistics.median(times[name]):.3f}", row, f"{statistics.median(outside[name]):.2%}")
     console = Console(width=120)
     console.print(table)
-    for module in ("langchain_core.language_models.chat_models", "langchain_nudging"):
+    for module in (
+        "langchain_core.language_models.chat_models",
+        "langchain_nudging",
+        "llama_index.core.llms.function_calling",
+        "llama_index.llms.nudging",
+    ):
         console.print(f"import {module}: {import_seconds(module):.2f} s, without torch")
 
 
