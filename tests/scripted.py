@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from nudging_llm import NudgingConfig, NudgingGenerator
+from nudging_llm import BaseTemplate, NudgingConfig, NudgingGenerator
 from nudging_llm.tokenization import TextCodec
 
 from .conftest import tiny_tokenizer
@@ -47,11 +48,14 @@ class ScriptedModel:
         return len(tokens) - len(self.codec.encode_control(prompt))
 
 
-def scripted_pair(script: Script, config: NudgingConfig | None = None, prob: float = 0.9) -> NudgingGenerator:
+def scripted_pair(
+    script: Script, config: NudgingConfig | None = None, prob: float = 0.9, opener: str = "Answer:"
+) -> NudgingGenerator:
     """A generator of which both models follow ``script``, a function of the prompt's text.
 
     Args:
         prob: the base model's top-1 probability everywhere; below the threshold, the nudging model writes all.
+        opener: what the base model's answer stands after, in the template; the script's answers may not hold it.
     """
 
     def engine(kind: str, opener: str, prob: float) -> Any:
@@ -60,9 +64,11 @@ def scripted_pair(script: Script, config: NudgingConfig | None = None, prob: flo
         made.name, made.tokenizer, made.codec = kind, model.tokenizer, model.codec
         return made
 
-    return NudgingGenerator(
-        engine("scripted-base", "Answer:", prob), engine("scripted-nudging", "<|turn|>assistant\n", 0.9), config
-    )
+    template = BaseTemplate()
+    if opener != "Answer:":
+        template = replace(template, template=template.template.replace("Answer:", opener))
+    base, nudging = engine("scripted-base", opener, prob), engine("scripted-nudging", "<|turn|>assistant\n", 0.9)
+    return NudgingGenerator(base, nudging, config, template)
 
 
 def rules(*pairs: tuple[str, str], otherwise: str = "Hello! How can I help you today?") -> Script:

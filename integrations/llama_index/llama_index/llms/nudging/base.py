@@ -34,7 +34,7 @@ from typing_extensions import Self
 from nudging_llm import BaseTemplate, ConfigError
 from nudging_llm.fields import NudgingFields, pair_name
 
-from .messages import REACT_STOP, is_react, to_core_messages, tool_definition
+from .messages import is_react, react_options, to_core_messages, tool_definition
 from .provenance import Recent, Recorder, TextProvenance
 from .responses import Response, ResponseWriter, Written, chat_response, completion_response
 from .structured import StructuredReader, structured_options
@@ -320,8 +320,13 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         elif required:
             raise ConfigError("tool_required=True asks for a call, and there are no tools: give some.")
         options = self._call_options(asked)
-        if is_react(conversation) and not asked.keys() & {"stop", "tools", "json_schema", "regex", "choices"}:
-            options["stop"] = (*options["stop"], REACT_STOP)  # ReAct agents pass no keywords
+        if is_react(conversation) and not asked.keys() & {"tools", "json_schema", "regex", "choices"}:
+            template = self.base_template if self.generator is None else self.generator.base_template
+            markers = (BaseTemplate(template) if isinstance(template, str) else template or BaseTemplate()).markers
+            stop = options["stop"]
+            options |= react_options(
+                [stop] if isinstance(stop, str) else stop, markers if options["role_markers"] else ()
+            )
         return options
 
     def provenance_of(self, response: Any) -> TextProvenance | None:

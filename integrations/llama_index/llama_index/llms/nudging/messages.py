@@ -32,7 +32,7 @@ _ROLES = {
 #: Lines of the form that ReAct agents ask for.
 _REACT = ("Thought:", "Action:", "Action Input:", "Observation:")
 #: Where the model would invent a tool's answer.
-REACT_STOP = "\nObservation:"
+_OBSERVATION = "\nObservation:"
 
 
 def to_core_messages(messages: Sequence[ChatMessage], system_prompt: str | None = None) -> list[dict[str, Any]]:
@@ -67,6 +67,18 @@ def is_react(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a ReAct agent asks: its form is in the system message, and it passes no stop string."""
     system = "\n".join(str(message["content"]) for message in messages if message["role"] == "system")
     return all(line in system for line in _REACT)
+
+
+def react_options(stop: Sequence[str], markers: Sequence[str]) -> dict[str, Any]:
+    """Options for an answer in ReAct's form, whose own lines ("Answer:") may look like the beginning of another turn.
+
+    Args:
+        stop: strings that end the answer anyway.
+        markers: with which the base model's template begins a turn: those that ReAct does not use end the answer too.
+    """
+    lines = (*_REACT, "Answer:")
+    others = [marker for marker in markers if marker.strip() not in lines]
+    return {"stop": list(dict.fromkeys((*stop, _OBSERVATION, *others))), "role_markers": False}
 
 
 def tool_definition(tool: Any) -> Any:
