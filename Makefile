@@ -4,14 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench wheels docs clean
+.PHONY: demo test lint bench wheels readme docs clean
 
 demo: $(READY)            ## the main job on real input: three questions, three ways
 	$(BIN)/python -m benchmarks.demo
 
-test: $(READY) lint       ## all tests, the starter pair included; LangChain's own suites last, without sockets
+test: $(READY) lint       ## all tests, the starter pair included; the frameworks' last, without sockets
 	$(BIN)/python -m pytest
 	cd integrations/langchain && $(CURDIR)/$(BIN)/python -m pytest
+	cd integrations/llama_index && $(CURDIR)/$(BIN)/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -26,21 +27,27 @@ bench: $(READY)           ## speed, side by side in one run; figures and picture
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.integrations
 
-wheels: $(READY)          ## build both wheels; install them into an environment of their own; run the LangChain README there
-	rm -rf build/wheels build/clean && mkdir -p build
-	$(BIN)/python -m pip wheel --quiet --no-deps -w build/wheels . ./integrations/langchain
+wheels: $(READY)          ## build all wheels; run each integration's README in an environment with that wheel alone, or with its neighbours
+	rm -rf build/wheels && mkdir -p build
+	$(BIN)/python -m pip wheel --quiet --no-deps -w build/wheels . ./integrations/langchain ./integrations/llama_index
+	$(MAKE) readme OF=langchain WITH="'langchain-nudging[starter]'"
+	$(MAKE) readme OF=llama_index WITH="'llama-index-llms-nudging[starter]' llama-index-llms-ollama"
+	build/clean/bin/python -c "import llama_index.llms.ollama, llama_index.llms.nudging"
+
+readme:
+	rm -rf build/clean
 	$(PYTHON) -m venv build/clean
-	build/clean/bin/python -m pip install --quiet -c constraints.txt --find-links build/wheels 'langchain-nudging[starter]'
-	sed -n '/^```python/,/^```/p' integrations/langchain/README.md | grep -v '^```' > build/readme.py
+	build/clean/bin/python -m pip install --quiet -c constraints.txt --find-links build/wheels $(WITH)
+	sed -n '/^```python/,/^```/p' integrations/$(OF)/README.md | grep -v '^```' > build/readme.py
 	cd build && clean/bin/python readme.py
 
 docs: $(READY)            ## regenerate what is generated from the code
 	$(BIN)/python -m benchmarks.schema
 
-$(READY): pyproject.toml integrations/langchain/pyproject.toml constraints.txt
+$(READY): pyproject.toml integrations/langchain/pyproject.toml integrations/llama_index/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]' -e 'integrations/langchain[test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]' -e 'integrations/langchain[test]' -e 'integrations/llama_index[test]'
 	touch $@
 
 clean:

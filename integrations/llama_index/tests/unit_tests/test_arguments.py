@@ -91,6 +91,7 @@ async def asked(made: Any) -> None:
         ({"threshold": -1}, ConfigError, "threshold"),
         ({"tool_required": True}, ConfigError, "there are no tools"),
         ({"tool_choice": "add"}, ToolError, "tool_choice"),
+        ({"tools": [print], "tool_required": True, "tool_choice": "none"}, ConfigError, "contradict each other"),
         ({"max_tokens": 16380}, ContextOverflowError, "Shorten the messages"),
         ({"regex": "a+", "choices": ["a"]}, ConfigError, "different forms"),
     ],

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from llama_index.core.prompts import BasePromptTemplate
     from llama_index.core.tools import BaseTool
 
-    from nudging_llm import AsyncStream, Stream
+    from nudging_llm import AsyncStream, NudgingGenerator, Stream
 
 dispatcher = get_dispatcher(__name__)
 #: Where neither model has a limit; engines want a number.
@@ -288,11 +288,7 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         options = self._options(conversation, kwargs)
         generator = self._loaded()
         stream = generator.stream(conversation, **options)
-        recorder = Recorder(self._recent)
-        writer = ResponseWriter(
-            stream.sorter(), recorder, make, pair_name(generator.base, generator.nudging), _single(kwargs)
-        )
-        return _responses(stream, recorder, writer)
+        return _responses(stream, self._writer(generator, stream, kwargs, make))
 
     async def _awrite(
         self, conversation: list[dict[str, Any]], kwargs: Mapping[str, Any], make: Callable[[Written], Response]
@@ -301,11 +297,18 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         generator = await self._aloaded()
         # long prompts take a while to read
         stream = await asyncio.to_thread(partial(generator.astream, conversation, **options))
-        recorder = Recorder(self._recent)
-        writer = ResponseWriter(
-            stream.sorter(), recorder, make, pair_name(generator.base, generator.nudging), _single(kwargs)
-        )
-        return _aresponses(stream, recorder, writer)
+        return _aresponses(stream, self._writer(generator, stream, kwargs, make))
+
+    def _writer(
+        self,
+        generator: NudgingGenerator,
+        stream: Stream | AsyncStream,
+        kwargs: Mapping[str, Any],
+        make: Callable[[Written], Response],
+    ) -> ResponseWriter[Response]:
+        single = kwargs.get("allow_parallel_tool_calls", kwargs.get("parallel_tool_calls")) is False
+        name = pair_name(generator.base, generator.nudging)
+        return ResponseWriter(stream.sorter(), Recorder(self._recent), make, name, single)
 
     def _options(self, conversation: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The core's options for one call."""
@@ -315,8 +318,10 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         required = asked.pop("tool_required", False)
         if tools := asked.pop("tools", None):
             asked["tools"] = [tool_definition(tool) for tool in tools]
-            if required:
-                asked.setdefault("tool_choice", "required")
+            if required and asked.get("tool_choice") == "none":
+                raise ConfigError("tool_required=True and tool_choice='none' contradict each other: give one of them.")
+            if required and asked.get("tool_choice", "auto") == "auto":
+                asked["tool_choice"] = "required"
         elif required:
             raise ConfigError("tool_required=True asks for a call, and there are no tools: give some.")
         options = self._call_options(asked)
@@ -461,23 +466,21 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         return (found async for response in responses for found in reader.more(response))
 
 
-def _responses(stream: Stream, recorder: Recorder, writer: ResponseWriter[Response]) -> Generator[Response, None, None]:
+def _responses(stream: Stream, writer: ResponseWriter[Response]) -> Generator[Response, None, None]:
     try:
         with stream:
             for piece in stream:
                 yield from writer.piece(piece)
             yield from writer.end(stream.result)
     except GeneratorExit:
-        _left(stream, recorder)
+        writer.left(stream.provenance)
         raise
     except BaseException as error:
-        recorder.failed(error)
+        writer.recorder.failed(error)
         raise
 
 
-async def _aresponses(
-    stream: AsyncStream, recorder: Recorder, writer: ResponseWriter[Response]
-) -> AsyncGenerator[Response, None]:
+async def _aresponses(stream: AsyncStream, writer: ResponseWriter[Response]) -> AsyncGenerator[Response, None]:
     try:
         async with stream:
             async for piece in stream:
@@ -486,16 +489,11 @@ async def _aresponses(
             for response in writer.end(stream.result):
                 yield response
     except (GeneratorExit, asyncio.CancelledError):
-        _left(stream, recorder)
+        writer.left(stream.provenance)
         raise
     except BaseException as error:
-        recorder.failed(error)
+        writer.recorder.failed(error)
         raise
-
-
-def _left(stream: Stream | AsyncStream, recorder: Recorder) -> None:
-    if recorder.call.provenance is None:
-        recorder.end(stream.provenance)
 
 
 def _last(responses: Iterator[Response]) -> Response:
@@ -510,11 +508,6 @@ async def _alast(responses: AsyncGenerator[Response, None]) -> Response:
     async for response in responses:
         last.append(response)
     return _last(iter(last))
-
-
-def _single(kwargs: Mapping[str, Any]) -> bool:
-    """Whether more than one call is one too many."""
-    return kwargs.get("allow_parallel_tool_calls", kwargs.get("parallel_tool_calls")) is False
 
 
 def _structured_begun(output_cls: Any, prompt: Any, prompt_args: dict[str, Any]) -> None:

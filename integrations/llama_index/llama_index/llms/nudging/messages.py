@@ -58,7 +58,7 @@ def to_core_messages(messages: Sequence[ChatMessage], system_prompt: str | None 
         if not isinstance(message, ChatMessage):
             raise MessageError(f"message {i} is {message!r:.200}: give a ChatMessage.")
         found.append(_converted(message, i, calls))
-    if system_prompt and not any(item["role"] == "system" and item["content"] == system_prompt for item in found):
+    if system_prompt and not any(item["role"] == "system" and system_prompt in item["content"] for item in found):
         found.insert(0, {"role": "system", "content": system_prompt})
     return found
 

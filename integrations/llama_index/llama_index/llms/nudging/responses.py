@@ -68,7 +68,7 @@ class ResponseWriter(Generic[Response]):
         model_name: str,
         single: bool = False,
     ) -> None:
-        self._sorter, self._recorder = sorter, recorder
+        self._sorter, self.recorder = sorter, recorder
         self._make: Callable[[Written], Response] = make
         self._model_name, self._single = model_name, single
         self._text = ""
@@ -83,30 +83,35 @@ class ResponseWriter(Generic[Response]):
         yield from map(self._response, self._sorter.end(result))
         delta = ""
         for piece in self._meant(result):  # what was to be a call and is none is text: nothing is dropped
-            self._recorder.shown(piece)
+            self.recorder.shown(piece)
             delta += piece.text
         self._text += delta
         record = result.provenance
         calls = result.calls[:1] if self._single else result.calls
-        self._recorder.end(record)
+        self.recorder.end(record)
         raw = {
-            KEY: {"id": self._recorder.call.id, "record": record.to_dict()},
+            KEY: {"id": self.recorder.call.id, "record": record.to_dict()},
             "model": self._model_name,
             "usage": usage(record),
             "finish_reason": finish_word(record, bool(calls)),
         }
-        yield self._make(Written(self._text, delta, raw, calls=calls, id=self._recorder.call.id))
+        yield self._make(Written(self._text, delta, raw, calls=calls, id=self.recorder.call.id))
+
+    def left(self, record: Provenance) -> None:
+        """Nobody reads on: the call ends with what there is."""
+        if self.recorder.call.provenance is None:
+            self.recorder.end(record)
 
     def _response(self, found: SortedPiece) -> Response:
-        self._recorder.piece(found)
+        self.recorder.piece(found)
         delta = ""
         if found.channel == "content":
             delta = found.piece.text
-            self._recorder.shown(found.piece)
+            self.recorder.shown(found.piece)
         else:
             self._begun.append(found.piece)
         self._text += delta
-        raw = {KEY: {"id": self._recorder.call.id, "piece": found.to_dict()}}
+        raw = {KEY: {"id": self.recorder.call.id, "piece": found.to_dict()}}
         return self._make(Written(self._text, delta, raw, found.calls))
 
     def _meant(self, result: Result) -> Iterator[Piece]:
