@@ -28,7 +28,7 @@ def test_the_readme_example_runs(tmp_path, starter):
 
 
 def test_the_cookbook_runs(tmp_path, starter):
-    for program in [ROOT / "cookbook" / "first_nudge.py"]:  # those on LangChain are tested with its package
+    for program in [ROOT / "cookbook" / "first_nudge.py"]:  # those on a framework are tested with its package
         done = subprocess.run([sys.executable, str(program)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "answer.json").read_text(encoding="utf-8"))
