@@ -24,7 +24,7 @@ _JSON: Any = {
     "key_separator": ": ",
     "json_allowed_escapes": 'nrbtf\\"',
 }
-_NAMES_CONTROL = re.compile(r"\\u00[01]")
+_NAMES_CONTROL = re.compile(r"\\u00(?:[01]|7f)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nudging_llm import GrammarError, NudgingConfig
@@ -142,6 +142,8 @@ def valid(schema: Any, text: str) -> None:
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(schema=schemas, seed=st.integers(0, 2**30), tight=st.booleans())
+@example(schema={"enum": ["0\x7f"]}, seed=0, tight=False)
+@example(schema={"type": "object", "properties": {"\x7f": {"const": "\x9f"}}, "required": ["\x7f"]}, seed=0, tight=True)
 def test_random_schemas_are_always_met(schema: dict[str, Any], seed: int, tight: bool) -> None:
     schema = {**schema, "$defs": {"node": NODE}}
     try:
