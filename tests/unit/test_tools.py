@@ -626,7 +626,11 @@ def test_ids_are_unique():
     assert all(len(call_id) == 29 and call_id.startswith("call_") for call_id in ids)
 
 
-@pytest.mark.parametrize("value", [{1}, float("inf"), {1: 2}, b"x", "\udfff", {"\ud800": 1}, object()], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value",
+    [{1}, float("inf"), {1: 2}, b"x", "\udfff", {"\ud800": 1}, object()],
+    ids=lambda value: type(value).__name__,
+)
 def test_plain_json_refuses(value):
     with pytest.raises(ValueError):
         plain_json({"x": [value]})
