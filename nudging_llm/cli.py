@@ -1,4 +1,4 @@
-"""The command line: ``nudging ask``, ``nudging chat``, ``nudging fetch``.
+"""The command line: ``nudging ask``, ``nudging chat``, ``nudging view``, ``nudging fetch``.
 
 The answer goes to stdout, everything else to stderr. Exit codes: 0 done, 1 an error of ours, 2 wrong usage, 130 Ctrl-C.
 """
@@ -38,6 +38,9 @@ Nudging = Annotated[str | None, typer.Option(help="Nudging model: hub id or fold
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 DType = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
 Paper = Annotated[bool, typer.Option("--paper", help="The released code's rules, heuristics included.")]
+Html = Annotated[
+    Path | None, typer.Option("--html", help="Write the answer, who wrote it and why, to this page.", dir_okay=False)
+]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colours; nudged words stay underlined.")]
 
 
@@ -64,6 +67,7 @@ def ask(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole record as JSON instead of the text.")
     ] = False,
+    html: Html = None,
     no_color: NoColor = False,
 ) -> None:
     """Ask one question."""
@@ -73,6 +77,8 @@ def ask(
     record = _answer(generator, messages, alone, no_color, as_json, form)
     if as_json:
         print(record.to_json(indent=2))
+    if html:
+        _write_page(html, {messages[-1]["content"]: record})
     if record.finish_reason == "cancelled":
         raise typer.Exit(130)
 
@@ -103,6 +109,30 @@ def chat(
         messages.append({"role": "user", "content": line})
         record = _answer(generator, messages, None, no_color)
         messages.append({"role": "assistant", "content": record.text})
+
+
+@app.command()
+def view(
+    files: Annotated[list[Path], typer.Argument(help="Records, as 'nudging ask --json' prints them.", dir_okay=False)],
+    html: Html = None,
+    no_color: NoColor = False,
+) -> None:
+    """Show recorded answers: in the terminal, or with --html on one page, side by side."""
+    records = {str(file): _record(file) for file in files}
+    if html:
+        _write_page(html, records)
+        return
+    from .views.terminal import TerminalView, summary
+
+    console = Console(no_color=no_color or None, highlight=False)
+    terminal = TerminalView(console)
+    for name, record in records.items():
+        if len(records) > 1:
+            console.print(f"{name}:", markup=False, soft_wrap=True)
+        for piece in record.pieces:
+            terminal.write(piece)
+        terminal.end()
+        console.print(summary(record), soft_wrap=not console.is_terminal)
 
 
 @app.command()
@@ -177,6 +207,25 @@ def _schema(file: Path | None) -> Any:
     except (OSError, ValueError) as error:
         print(f"nudging: --json-schema {file}: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+
+
+def _record(file: Path) -> Provenance:
+    try:
+        return Provenance.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        print(f"nudging: {file} is no record of an answer: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+def _write_page(file: Path, records: Mapping[str, Provenance]) -> None:
+    from .views.html import page
+
+    try:
+        file.write_text(page(records), encoding="utf-8")
+    except OSError as error:
+        print(f"nudging: --html {file}: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    print(f"written: {file}", file=sys.stderr)
 
 
 def _messages(system: str | None, question: str) -> list[dict[str, str]]:

@@ -223,6 +223,12 @@ class Provenance(_Record):
         """``to_dict`` as JSON text."""
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
 
+    def _repr_html_(self) -> str:
+        """In a notebook: the answer, who wrote it, and why."""
+        from .views.html import component
+
+        return component({"Answer": self})
+
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """JSON schema of ``to_dict``'s result."""

@@ -75,6 +75,10 @@ class Result:
     parsed: Any = None
     parsing_error: Exception | None = None
 
+    def _repr_html_(self) -> str:
+        """In a notebook: as its record."""
+        return self.provenance._repr_html_()
+
 
 class Run:
     """One request in progress.
