@@ -12,7 +12,8 @@ demo: $(READY)            ## the main job on real input: three questions, three 
 test: $(READY) lint       ## all tests, the starter pair included; the frameworks' last, without sockets
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/unit
 	$(BIN)/python -m pytest tests/browser tests/real
-	cd integrations/langchain && $(CURDIR)/$(BIN)/python -m pytest
+	cd integrations/langchain && OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest -n auto tests/unit_tests
+	cd integrations/langchain && $(CURDIR)/$(BIN)/python -m pytest tests/integration_tests
 	cd integrations/llama_index && $(CURDIR)/$(BIN)/python -m pytest
 
 lint: $(READY)

@@ -15,6 +15,7 @@ from typing_extensions import Self
 from .config import NudgingConfig
 from .errors import ConfigError, nearest
 from .shared import STARTER, LazyGenerator, lazy_generator
+from .tools import is_forced
 
 if TYPE_CHECKING:
     from .generator import NudgingGenerator
@@ -42,6 +43,10 @@ _LOADING = (
     "cache_bytes",
     "batch_size",
 )
+
+
+#: Fields that say which models they are.
+_MODELS = frozenset({"base_model", "nudging_model", "generator", *_LOADING})
 
 
 class NudgingFields(BaseModel):
@@ -137,6 +142,22 @@ class NudgingFields(BaseModel):
             self._lazy = self._lazy_with(self.base_model)
         self._config()
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy that uses the same models, unless ``update`` names others."""
+        copy = super().model_copy(update=update)
+        if not _MODELS.isdisjoint(update or ()):
+            copy._models_changed()
+        return copy
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _MODELS:
+            self._models_changed()
+
+    def _models_changed(self) -> None:
+        """Look for the models anew, as a field that says which they are was changed."""
+        self._lazy = None if self.generator is not None else self._lazy_with(self.base_model)
+
     def _config(self) -> NudgingConfig:
         """The decoder's options, without those of a call."""
         config = self.nudging_config or (self.generator.config if self.generator is not None else NudgingConfig())
@@ -149,8 +170,11 @@ class NudgingFields(BaseModel):
 
     def _room(self) -> int | None:
         """Tokens of prompt and answer that both models have room for; None if not known before they are loaded, or unlimited."""
-        known = [length for engine in self._engines() if (length := engine.context_length) is not None]
-        return max(1, min(known) - self._config().lookahead) if known else None
+        lengths: list[int | None] = [engine.context_length for engine in self._engines()]
+        known = [length for length in lengths if length is not None]
+        if not known or (len(known) < len(lengths) and self._lazy is not None and not self._lazy.loaded):
+            return None
+        return max(1, min(known) - self._config().lookahead)
 
     def _lazy_with(self, base_model: Any) -> LazyGenerator:
         return lazy_generator(base_model, self.nudging_model, **{name: getattr(self, name) for name in _LOADING})
@@ -170,7 +194,7 @@ class NudgingFields(BaseModel):
         """All of the core's options for one call, of which ``asked`` are the call's own."""
         config = self._config()
         options = {name: getattr(config, name) for name in NudgingConfig.model_fields} | dict(asked)
-        forced = "tools" in asked and asked.get("tool_choice", "auto") not in ("auto", "none")
+        forced = "tools" in asked and is_forced(asked.get("tool_choice"))
         if forced or any(asked.get(form) is not None for form in ("json_schema", "regex", "choices")):
             # the constructor's is for free text: a grammar ends the answer by itself
             options["stop"] = asked.get("stop", ())

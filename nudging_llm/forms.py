@@ -7,6 +7,7 @@ Turns the per-call keywords ``json_schema``, ``regex``, ``choices``, ``tools``, 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -118,7 +119,8 @@ def read_form(options: Mapping[str, Any]) -> tuple[Form, dict[str, Any]]:
         )
     if tools:
         schema, load = _schema(asked["json_schema"]) if calls_or_json else (None, None)
-        return _calls(tools, choice, bool(asked.get("parallel_tool_calls", True)), schema, load), rest
+        several = bool(asked.get("parallel_tool_calls", choice.mode == "auto"))
+        return _calls(tools, choice, several, schema, load), rest
     if "json_schema" in asked:
         schema, load = _schema(asked["json_schema"])
         return Form(json_grammar(schema), load=load), rest
@@ -132,15 +134,29 @@ def read_form(options: Mapping[str, Any]) -> tuple[Form, dict[str, Any]]:
 def _calls(
     tools: tuple[Tool, ...], choice: Choice, several: bool, schema: Any, load: Callable[[str], Any] | None
 ) -> Form:
-    callable_now = tuple(
-        replace(tool, parameters=without_strangers(enforceable(tool.parameters)))
-        for tool in tools
-        if choice.name in (None, tool.name)
-    )
-    trigger = HERMES.begin.strip() if choice.mode == "auto" and schema is None else None
+    free = choice.mode == "auto"
+    callable_now = tuple(_held(tool, free) for tool in tools if choice.name in (None, tool.name))
+    trigger = HERMES.begin.strip() if free and schema is None else None
     several = several and choice.name is None
     grammar = calls_grammar(HERMES.schema(callable_now), HERMES.begin, HERMES.end, several, trigger, schema)
     return Form(grammar, tools, choice, load)
+
+
+def _held(tool: Tool, free: bool) -> Tool:
+    """A tool whose calls a grammar can be held to. In free choice, one that no grammar could hold may be called with any object.
+
+    Raises:
+        GrammarError: it must be callable exactly, and cannot.
+    """
+    try:
+        json_grammar(tool.parameters)
+        return replace(tool, parameters=without_strangers(enforceable(tool.parameters)))
+    except GrammarError as error:
+        if not free:
+            raise GrammarError(f"The tool {tool.name!r}: {error}") from None
+        message = f"The arguments of the tool {tool.name!r} are any object, not held to its schema: {error}"
+        warnings.warn(message, UserWarning, stacklevel=2)
+        return replace(tool, parameters={"type": "object"})
 
 
 def _schema(asked: Any) -> tuple[Any, Callable[[str], Any]]:

@@ -27,6 +27,7 @@ from .errors import (
     MessageError,
     ModelLoadError,
     StarterError,
+    TemplateError,
     TokenizerMismatchError,
 )
 from .forms import FREE, Form, read_form
@@ -171,7 +172,8 @@ class NudgingGenerator:
                 - ``regex``: a pattern that matches the whole text;
                 - ``choices``: a list of texts, one of which is written;
                 - ``tools``: functions, pydantic models or OpenAI-style dicts that may be called, with ``tool_choice``
-                  ("auto", "required", "none" or a name) and ``parallel_tool_calls`` (default True): ``Result.calls``.
+                  ("auto", "required", "none" or a name) and ``parallel_tool_calls`` (by default only where the models choose
+                  freely, with "auto"): ``Result.calls``.
 
         Raises:
             ConfigError, MessageError, TemplateError, ToolError, GrammarError, ContextOverflowError: before any compute.
@@ -248,17 +250,24 @@ class NudgingGenerator:
         return Stream(self._run_voices({model: voice}, config, self.base_template.markers, form))
 
     def count_tokens(self, messages: Messages, tools: Sequence[Any] = ()) -> int:
-        """Length of the base model's prompt for these messages, or for a part of a conversation, in its tokens.
+        """Length of the prompt for these messages, or for a part of a conversation: of that model which needs more tokens for it.
 
         Args:
-            messages: as for ``generate``; the last may be anybody's, and a call may be without its result.
+            messages: as for ``generate``; the last may be anybody's, and a call may be without its result. A part that the
+                nudging model's template refuses counts as its text.
             tools: those on offer.
 
         Raises:
             MessageError, TemplateError, ToolError: as for ``generate``.
         """
-        transcript = self.base_template.render(read_messages(messages, part=True), read_tools(tools))
-        return len(self.base.codec.bos_ids) + len(self.base.codec.encode(transcript))
+        conversation, offered = read_messages(messages, part=True), read_tools(tools)
+        transcript = self.base_template.render(conversation, offered)
+        base = len(self.base.codec.bos_ids) + len(self.base.codec.encode(transcript))
+        try:
+            nudging = len(render_chat(self.nudging.tokenizer, self.nudging.codec, conversation, offered))
+        except TemplateError:
+            nudging = len(self.nudging.codec.encode(transcript))
+        return max(base, nudging)
 
     def clear_cache(self) -> None:
         """Forget every idle session and free its memory."""

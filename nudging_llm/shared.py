@@ -167,7 +167,8 @@ def _lazy_engine(
     if isinstance(source, tuple) and len(source) == 2:
         options, what = dict(kwargs or {}), [serial(part) for part in source]
     elif isinstance(source, (str, Path)) and str(source):
-        options, what = {**shared, **(kwargs or {})}, [str(source), *_folder_state(source)]
+        where = str(Path(source).resolve()) if Path(source).is_dir() else str(source)
+        options, what = {**shared, **(kwargs or {})}, [where, *_folder_state(source)]
     else:
         raise ConfigError(
             f"{part}_model={source!r}: give a hub id, a local folder, a loaded (model, tokenizer), or {STARTER!r}."
@@ -182,17 +183,20 @@ def _lazy_engine(
 
 
 def _folder_state(source: str | Path) -> list[str]:
-    """When a local folder's weights were written: a model trained further is another one."""
+    """When a local folder's files were written: a model trained further, or with another chat template, is another one."""
     folder = Path(source)
     if not folder.is_dir():
         return []
-    stats = [(path.name, path.stat()) for path in sorted(folder.glob("*.safetensors*"))]
+    kinds = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")  # weights, tokenizer, templates, code
+    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.suffix in kinds]
     return [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
 
 
 def _key(**parts: Any) -> str:
     """One short text for all of this. It goes into traces: an access token is no part of it, and nothing can be read from it."""
     parts.pop("token", None)
+    if "dtype" in parts:  # "float32" and torch.float32 are one
+        parts["dtype"] = str(parts["dtype"]).removeprefix("torch.")
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:32]
 
 

@@ -307,6 +307,12 @@ def read_choice(choice: Any, tools: Sequence[Tool]) -> Choice:
     return found
 
 
+def is_forced(choice: Any) -> bool:
+    """Whether ``tool_choice`` asks for a call."""
+    found = _wanted(choice)
+    return found is not None and found.mode == "required"
+
+
 def _wanted(choice: Any) -> Choice | None:
     """A choice as it was written; None if it is written in no known way."""
     if isinstance(choice, Choice):

@@ -27,6 +27,7 @@ from nudging_llm.shared import serial
 
 from .callbacks import Listening
 from .chunks import ChunkWriter
+from .errors import langchain_errors
 from .messages import to_core_messages
 from .structured import METHODS, Method, StructuredOutput, json_schema, schema_tool, tool_definition
 
@@ -147,6 +148,10 @@ class ChatNudging(NudgingFields, BaseChatModel):
     _unshown = frozenset({"profile", "metadata"})
     _others: dict[str, LazyGenerator] = PrivateAttr(default_factory=dict)
 
+    def _models_changed(self) -> None:
+        super()._models_changed()
+        self._others = {}
+
     # -- construction -------------------------------------------------------------------------------------------------
 
     def model_post_init(self, context: Any, /) -> None:
@@ -231,7 +236,9 @@ class ChatNudging(NudgingFields, BaseChatModel):
     # -- tokens -------------------------------------------------------------------------------------------------------
 
     def get_token_ids(self, text: str) -> list[int]:
-        """Tokens of a text, as the base model has them. Loads the models."""
+        """Tokens of a text, as the base model has them, or ``custom_get_token_ids``. Loads the models."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
         return self._loaded().base.codec.encode(text)
 
     def get_num_tokens_from_messages(
@@ -240,7 +247,10 @@ class ChatNudging(NudgingFields, BaseChatModel):
         tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
         **kwargs: Any,
     ) -> int:
-        """Length of the base model's prompt for these messages, which may be a part of a conversation. Loads the models."""
+        """Length of the prompt for these messages, which may be a part of a conversation, of that model which needs more tokens.
+
+        What counts as no more than ``profile["max_input_tokens"]`` can be answered. Loads the models.
+        """
         if kwargs:
             raise ConfigError(f"Unknown argument {next(iter(kwargs))!r}.")
         if not messages:
@@ -262,9 +272,11 @@ class ChatNudging(NudgingFields, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        conversation, options = to_core_messages(messages), self._options(stop, kwargs)
-        generator, deadline = self._loaded(self._lazy_for(kwargs.get("model"))), _Deadline(self.timeout)
-        with generator.stream(conversation, **options) as stream:
+        with langchain_errors():
+            conversation, options = to_core_messages(messages), self._options(stop, kwargs)
+            generator, deadline = self._loaded(self._lazy_for(kwargs.get("model"))), self._deadline(kwargs)
+            asked = generator.stream(conversation, **options)
+        with asked as stream:
             writer = ChunkWriter(stream.sorter(), pair_name(generator.base, generator.nudging))
             for piece in stream:
                 deadline.check(stream)
@@ -278,9 +290,12 @@ class ChatNudging(NudgingFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        conversation, options = to_core_messages(messages), self._options(stop, kwargs)
-        generator, deadline = await self._aloaded(self._lazy_for(kwargs.get("model"))), _Deadline(self.timeout)
-        asked = await asyncio.to_thread(generator.astream, conversation, **options)  # long prompts take a while to read
+        with langchain_errors():
+            conversation, options = to_core_messages(messages), self._options(stop, kwargs)
+            generator, deadline = await self._aloaded(self._lazy_for(kwargs.get("model"))), self._deadline(kwargs)
+            asked = await asyncio.to_thread(
+                generator.astream, conversation, **options
+            )  # long prompts take a while to read
         async with asked as stream:
             writer = ChunkWriter(stream.sorter(), pair_name(generator.base, generator.nudging))
             async for piece in stream:
@@ -308,13 +323,19 @@ class ChatNudging(NudgingFields, BaseChatModel):
     ) -> ChatResult:
         return await agenerate_from_stream(self._astream(messages, stop, run_manager, **kwargs))
 
+    def _deadline(self, kwargs: Mapping[str, Any]) -> _Deadline:
+        timeout = _given(kwargs, "timeout", self.timeout)
+        if timeout is not None and not timeout > 0:
+            raise ConfigError(f"timeout={timeout!r}: give seconds above 0.")
+        return _Deadline(timeout)
+
     def _options(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The core's options for one call.
 
         Raises:
             ConfigError: a response format that is none. The core checks the rest.
         """
-        ours = ("model", "stream", "strict")
+        ours = ("model", "stream", "strict", "timeout")
         asked = {name: value for name, value in kwargs.items() if value is not None and name not in ours}
         if "response_format" in asked:
             asked |= _response_format(asked.pop("response_format"))
@@ -339,12 +360,15 @@ class ChatNudging(NudgingFields, BaseChatModel):
             tools: LangChain tools, functions, pydantic classes, or dicts: OpenAI's, Anthropic's, JSON schemas with a title.
             tool_choice: "auto" (the default), "none", "any", "required" or True (some tool must be called), or a tool's name;
                 OpenAI's and Anthropic's dicts too.
-            parallel_tool_calls: whether several calls may be made in one answer. Default True.
+            parallel_tool_calls: whether several calls may be made in one answer. Default: only where the models choose freely; a
+                small model that must call likes to make the same call twice.
             strict: no effect: in ``<tool_call>`` tags, which is how the models are asked to call, arguments always fit.
             kwargs: options for every call.
 
         Raises:
             ToolError: from the first call, if a tool or the choice is unusable.
+            GrammarError: from the first call, if a tool must be called whose schema no grammar can hold (``uniqueItems``,
+                fractional ``multipleOf`` …). In free choice its arguments are any object, with a warning.
         """
         bound: dict[str, Any] = {"tools": _tools(tools), **kwargs}
         if tool_choice is not None:

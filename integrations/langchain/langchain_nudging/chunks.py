@@ -27,6 +27,7 @@ class ChunkWriter:
         self._sorter = sorter
         self._model_name = model_name
         self._called = False
+        self._said = False
 
     def piece(self, piece: Piece) -> Iterator[ChatGenerationChunk]:
         """The chunks that a piece settles: mostly one."""
@@ -52,6 +53,7 @@ class ChunkWriter:
 
     def _chunk(self, found: SortedPiece) -> ChatGenerationChunk:
         self._called = self._called or bool(found.calls)
+        self._said = self._said or (found.channel == "content" and not self._called)
         return _generation(
             AIMessageChunk(
                 content=found.piece.text if found.channel == "content" else "",
@@ -62,7 +64,7 @@ class ChunkWriter:
                         name=delta.name,
                         args=delta.arguments if delta.error is None else f"<tool_call>{delta.arguments}",
                         id=delta.id,
-                        index=delta.index,
+                        index=delta.index + self._said,  # content blocks are numbered too: the text before it is one
                     )
                     for delta in found.calls
                 ],

@@ -36,14 +36,17 @@ def get_pieces(message: Any) -> tuple[Piece, ...]:
     """The pieces that a message or chunk carries, in order; of a finished answer, all. A stream's last chunk has none of its own.
 
     Args:
-        message: an ``AIMessage``, ``AIMessageChunk``, or a generation that holds one.
+        message: as for ``get_provenance``: of several answers, the last; of a list of chunks, those of all chunks.
     """
-    found = _message(message)
-    carried = _list(found.additional_kwargs) if found else []
-    pieces = [Piece.from_dict(item) for item in carried if isinstance(item, Mapping)]
-    if isinstance(found, AIMessageChunk):
-        return tuple(pieces)
-    return tuple(pieces) or tuple(piece for record in get_provenances(message) for piece in record.pieces)
+    messages = list(_messages(message))
+    if messages and all(isinstance(one, AIMessageChunk) for one in messages):
+        return tuple(piece for chunk in messages for piece in _carried_pieces(chunk))
+    for found in reversed(messages):
+        if pieces := _carried_pieces(found) or tuple(
+            piece for record in get_provenances(found) for piece in record.pieces
+        ):
+            return pieces
+    return ()
 
 
 def get_provenance(message: Any) -> Provenance | None:
@@ -81,8 +84,8 @@ def _list(carrier: Mapping[str, Any]) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def _message(holder: Any) -> BaseMessage | None:
-    return next(_messages(holder), None)
+def _carried_pieces(message: BaseMessage) -> tuple[Piece, ...]:
+    return tuple(Piece.from_dict(item) for item in _list(message.additional_kwargs) if isinstance(item, Mapping))
 
 
 def _messages(holder: Any) -> Iterator[BaseMessage]:

@@ -11,7 +11,7 @@ from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.output_parsers import BaseTransformOutputParser
 from langchain_core.outputs import ChatGeneration, Generation
-from langchain_core.tools import BaseTool
+from langchain_core.tools import BaseTool, Tool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel, Field
 
@@ -29,6 +29,8 @@ def tool_definition(tool: Any) -> dict[str, Any]:
     the schema is taken as it was given, or as pydantic writes it.
     """
     definition = convert_to_openai_tool(tool)
+    if isinstance(tool, Tool) and not tool.args_schema:  # one text, as LangChain has it
+        return definition
     source = tool.tool_call_schema if isinstance(tool, BaseTool) else tool
     own = _own_schema(source) or _plain_schema(source)
     if own and "function" in definition:

@@ -1,0 +1,282 @@
+"""What users of LangChain take for granted and no standard suite asks for."""
+
+from __future__ import annotations
+
+import warnings
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import langchain_core.exceptions
+import pytest
+import torch
+from langchain.agents import create_agent
+from langchain.agents.middleware import SummarizationMiddleware
+from langchain.agents.structured_output import ToolStrategy
+from langchain_core.messages import AIMessage, HumanMessage, trim_messages
+from langchain_core.runnables import ConfigurableField
+from langchain_core.tools import Tool, tool
+from langgraph.checkpoint.memory import InMemorySaver
+from pydantic import BaseModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from langchain_nudging import ChatNudging, ProvenanceCallbackHandler, get_pieces, get_provenance
+from nudging_llm import ConfigError, ContextOverflowError, GrammarError, NudgingConfig, NudgingGenerator
+from nudging_llm.backends.transformers import TransformersEngine
+from tests.conftest import tiny_model, tiny_tokenizer
+from tests.scripted import rules, scripted_pair
+
+
+def call(city: str) -> str:
+    return f'<tool_call>\n{{"name": "get_weather", "arguments": {{"city": "{city}"}}}}\n</tool_call>'
+
+
+@tool
+def get_weather(city: str) -> str:
+    """Weather in a city."""
+    return f"sunny in {city}"
+
+
+def scripted(*pairs: tuple[str, str], **options: Any) -> ChatNudging:
+    return ChatNudging(generator=scripted_pair(rules(*pairs), NudgingConfig(max_tokens=300)), **options)
+
+
+# -- calls ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choice", ["any", "required", True, {"type": "any"}])
+def test_a_forced_choice_is_one_call_unless_several_are_wanted(choice: Any) -> None:
+    model = scripted((".", f"{call('Rome')}\n{call('Rome')}"))
+    asked = model.bind_tools([get_weather], tool_choice=choice)
+    assert len(asked.invoke("Rome?").tool_calls) == 1
+    several = model.bind_tools([get_weather], tool_choice=choice, parallel_tool_calls=True)
+    assert len(several.invoke("Rome?").tool_calls) == 2
+    assert len(model.bind_tools([get_weather]).invoke("Rome?").tool_calls) == 2
+
+
+class Weather(BaseModel):
+    """Weather."""
+
+    city: str
+    degrees: int
+
+
+def test_a_tool_strategy_ends_with_a_model_that_would_say_it_twice() -> None:
+    text = '<tool_call>\n{"name": "Weather", "arguments": {"city": "Rome", "degrees": 21}}\n</tool_call>'
+    agent = create_agent(scripted((".", f"{text}\n{text}")), [], response_format=ToolStrategy(Weather))
+    state = agent.invoke({"messages": [("human", "In Rome it is 21 degrees.")]}, config={"recursion_limit": 5})
+    assert state["structured_response"] == Weather(city="Rome", degrees=21)
+
+
+@pytest.mark.parametrize("way", ["invoke", "handler", "stream"])
+def test_version_one_keeps_text_and_calls_apart(way: str) -> None:
+    model = scripted(("mix", f"Let me look. {call('Rome')}\n{call('Bari')}"), output_version="v1").bind_tools(
+        [get_weather]
+    )
+    if way == "stream":
+        message: Any = reduce(add, model.stream("mix"))
+    else:
+        handlers = [ProvenanceCallbackHandler()] if way == "handler" else []
+        message = model.invoke("mix", config={"callbacks": handlers})
+    assert message.text.strip() == "Let me look."
+    blocks = message.content_blocks
+    assert [block["type"].removesuffix("_chunk") for block in blocks] == ["text", "tool_call", "tool_call"]
+    assert [made["args"] for made in message.tool_calls] == [{"city": "Rome"}, {"city": "Bari"}]
+
+
+def test_a_classic_tool_takes_one_text() -> None:
+    search = Tool(name="search", description="Search the web.", func=lambda query: f"results for {query}")
+    text = '<tool_call>\n{"name": "search", "arguments": {"__arg1": "Rome"}}\n</tool_call>'
+    model = scripted((".", text)).bind_tools([search], tool_choice="search")
+    assert model.kwargs["tools"][0]["function"]["parameters"]["properties"].keys() == {"__arg1"}
+    [made] = model.invoke("Rome?").tool_calls
+    assert search.invoke(made).content == "results for Rome"
+
+
+@tool
+def label(tags: set[str]) -> str:
+    """Label it."""
+    return " ".join(tags)
+
+
+def test_a_tool_that_no_grammar_can_hold_does_not_stop_the_others() -> None:
+    model = scripted(("[Rr]ome", call("Rome")))
+    with pytest.warns(UserWarning, match=r"arguments of the tool 'label' are any object.*uniqueItems"):
+        assert model.bind_tools([label, get_weather]).invoke("hello").text.startswith("Hello!")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        [made] = model.bind_tools([label, get_weather]).invoke("Rome?").tool_calls
+    assert made["args"] == {"city": "Rome"}
+    with pytest.raises(GrammarError, match=r"The tool 'label': .*uniqueItems"):
+        model.bind_tools([label, get_weather], tool_choice="any").invoke("hello")
+
+
+@pytest.mark.parametrize("choice", [None, "auto", "none", False, {"type": "auto"}, {"type": "none"}])
+def test_the_constructors_stop_holds_where_no_call_is_forced(choice: Any) -> None:
+    model = scripted((".", "One. Two. Three."), stop=["Two"])
+    assert model.bind_tools([get_weather], tool_choice=choice).invoke("Count.").text == "One. "
+
+
+# -- states and lists -------------------------------------------------------------------------------------------------
+
+
+def test_pieces_are_of_the_answer_that_the_record_is_of() -> None:
+    model = scripted(("first", "One."), ("second", "Two words."))
+    one, two = model.invoke("first"), model.invoke("second")
+    for state in (
+        {"messages": [HumanMessage("first"), one, HumanMessage("second"), two]},
+        [one, HumanMessage("second"), two],
+        [one, two, HumanMessage("third")],
+        list(model.stream("second")),
+        two,
+    ):
+        record = get_provenance(state)
+        assert record is not None and record.text == "Two words."
+        assert "".join(piece.text for piece in get_pieces(state)) == "Two words."
+    assert get_pieces([HumanMessage("first"), AIMessage("another model's")]) == ()
+
+
+# -- lengths ----------------------------------------------------------------------------------------------------------
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """Words, where ``tiny_tokenizer`` has bytes: far fewer tokens."""
+    words = ["<unk>", "<|end|>", *"Question: Answer: ferry leaves at the".split()]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<|end|>")
+
+
+def test_what_is_counted_as_fitting_fits() -> None:
+    """Two tokenizers of which the nudging model's needs more tokens, and the shorter context is its."""
+    base = tiny_model(7, vocab_size=8, eos_token_id=1, max_position_embeddings=4096), word_tokenizer()
+    nudging = tiny_model(57, max_position_embeddings=1024), tiny_tokenizer(True)
+    generator = NudgingGenerator.from_pretrained(
+        base, nudging, NudgingConfig(max_tokens=8), dtype="float32", device="cpu"
+    )
+    model = ChatNudging(generator=generator)
+    turns = [kind(f"the ferry leaves at {i}") for i in range(60) for kind in (HumanMessage, AIMessage)][:-1]
+    limit = model.profile["max_input_tokens"]
+    kept = trim_messages(turns, max_tokens=limit, token_counter=model, strategy="last", start_on="human")
+    assert len(kept) > 5
+    assert model.invoke(kept).text is not None
+    with pytest.raises(ContextOverflowError):
+        model.invoke(turns)
+
+
+def test_a_length_that_is_not_known_is_not_claimed(tmp_path: Path) -> None:
+    tiny_model(57, max_position_embeddings=512).save_pretrained(tmp_path)
+    tiny_tokenizer(True).save_pretrained(tmp_path)
+    model = ChatNudging(base_model="acme/hub-id", nudging_model=str(tmp_path), max_tokens=20)
+    assert "max_input_tokens" not in model.profile
+
+
+def test_what_is_too_long_is_langchains_error_too() -> None:
+    theirs = getattr(langchain_core.exceptions, "ContextOverflowError", None)
+    if theirs is None:
+        pytest.skip("this langchain-core has no such error")
+    base, nudging = (tiny_model(7), tiny_tokenizer(False)), (tiny_model(57), tiny_tokenizer(True))
+    model = ChatNudging(base_model=base, nudging_model=nudging, max_tokens=8)
+    for ask in (model.invoke, lambda text: list(model.stream(text))):
+        with pytest.raises(theirs) as caught:
+            ask("x" * 300)
+        assert isinstance(caught.value, ContextOverflowError) and caught.value.limit == 256
+    with pytest.raises(langchain_core.exceptions.ModelInvalidRequestError) as refused:
+        model.invoke("x", treshold=1)
+    assert isinstance(refused.value, ConfigError) and refused.value.is_retryable is False
+
+
+def test_a_summarising_agent_recovers_from_a_summary_that_is_too_long() -> None:
+    base = tiny_model(7, max_position_embeddings=5000), tiny_tokenizer(False)
+    nudging = tiny_model(57, max_position_embeddings=5000), tiny_tokenizer(True)
+    model = ChatNudging(base_model=base, nudging_model=nudging, max_tokens=8)
+    summary = SummarizationMiddleware(
+        model, trigger=("messages", 8), keep=("messages", 2), trim_tokens_to_summarize=None
+    )
+    agent = create_agent(model, [], middleware=[summary], checkpointer=InMemorySaver())
+    messages = [kind("the ferry " * 20) for _ in range(8) for kind in (HumanMessage, AIMessage)][:-1]
+    state = agent.invoke({"messages": messages}, config={"configurable": {"thread_id": "1"}})
+    assert len(state["messages"]) <= 5 and isinstance(state["messages"][-1], AIMessage)
+
+
+# -- which models -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, str]:
+    for name, seed in (("base", 7), ("other", 3), ("nudging", 57)):
+        tiny_model(seed).save_pretrained(tmp_path / name)
+        tiny_tokenizer(True).save_pretrained(tmp_path / name)
+    return {name: str(tmp_path / name) for name in ("base", "other", "nudging")}
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    seen: list[str] = []
+    real = TransformersEngine.load
+
+    def load(source: Any, **options: Any) -> Any:
+        seen.append(Path(source).name)
+        return real(source, **options)
+
+    monkeypatch.setattr(TransformersEngine, "load", load)
+    return seen
+
+
+def test_a_copy_with_another_model_uses_it(folders: dict[str, str]) -> None:
+    model = ChatNudging(base_model=folders["base"], nudging_model=folders["nudging"], max_tokens=20, dtype="float32")
+    fresh = ChatNudging(base_model=folders["other"], nudging_model=folders["nudging"], max_tokens=20, dtype="float32")
+    before, expected = model.invoke("hi").text, fresh.invoke("hi").text
+    assert before != expected
+    copy = model.model_copy(update={"base_model": folders["other"]})
+    assert copy.invoke("hi").text == expected and "other" in copy.model_name
+    assert model.invoke("hi").text == before
+    model.base_model = folders["other"]
+    assert model.invoke("hi").text == expected
+
+
+def test_one_spelling_of_what_is_the_same_is_enough(folders: dict[str, str], loads: list[str]) -> None:
+    first = ChatNudging(base_model=folders["base"], nudging_model=folders["nudging"], max_tokens=5, dtype="float32")
+    second = ChatNudging(
+        base_model=folders["base"] + "/", nudging_model=Path(folders["nudging"]), max_tokens=5, dtype=torch.float32
+    )
+    assert first.invoke("hi").text == second.invoke("hi").text
+    assert sorted(loads) == ["base", "nudging"]
+
+
+def test_a_cache_knows_an_edited_template(folders: dict[str, str]) -> None:
+    def key() -> Any:
+        return ChatNudging(base_model=folders["base"], nudging_model=folders["nudging"], max_tokens=5)._get_llm_string()
+
+    before = key()
+    assert key() == before
+    template = Path(folders["nudging"]) / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    assert key() != before
+
+
+def test_a_configurable_threshold_loads_nothing(folders: dict[str, str], loads: list[str]) -> None:
+    model = ChatNudging(base_model=folders["base"], nudging_model=folders["nudging"], max_tokens=5)
+    asked = model.configurable_fields(threshold=ConfigurableField(id="threshold"))
+    for threshold in (0.2, 0.3, 0.4):
+        asked.invoke("hi", config={"configurable": {"threshold": threshold}})
+    assert sorted(loads) == ["base", "nudging"]
+
+
+# -- options that other models have -----------------------------------------------------------------------------------
+
+
+def test_tokens_may_be_counted_by_ones_own_function() -> None:
+    model = scripted(custom_get_token_ids=lambda text: [1] * 7)
+    assert model.get_token_ids("hello") == [1] * 7 and model.get_num_tokens("hello") == 7
+
+
+def test_a_timeout_may_be_given_for_a_call() -> None:
+    model = scripted((".", "One. Two. " * 40))
+    assert model.invoke("x", timeout=60).text
+    with pytest.raises(TimeoutError, match="timeout=1e-09"):
+        model.bind(timeout=1e-9).invoke("x")
+    with pytest.raises(ConfigError, match="timeout=-1"):
+        model.invoke("x", timeout=-1)

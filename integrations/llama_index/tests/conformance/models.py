@@ -1,0 +1,49 @@
+"""Tiny random models for the suite: every answer is nonsense, and the same each time."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import processors
+
+from tests.conftest import CHAT, tiny_model, tiny_tokenizer
+
+#: As many models' templates: they write the beginning-of-text token themselves, and take a system message first or not at all.
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+    "{{ raise_exception('The system message must come first.') }}{% endif %}{% endfor %}" + CHAT
+)
+
+
+def tokenizer(chat: bool) -> Any:
+    """Bytes and control tokens, one of which begins every text."""
+    found = tiny_tokenizer(chat)
+    found.add_special_tokens({"bos_token": "<s>"})
+    found.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", found.bos_token_id)]
+    )
+    if chat:
+        found.chat_template = TEMPLATE
+    return found
+
+
+@lru_cache
+def pair(seed: int, chat: bool) -> tuple[Any, Any]:
+    """A model and its tokenizer, with room for prompts of one token a byte."""
+    model = tiny_model(seed, vocab_size=259, max_position_embeddings=16384, bos_token_id=258)
+    with torch.no_grad():  # spaces are more likely, and the end is not
+        model.lm_head.weight[tokenizer(False).convert_tokens_to_ids("\u0120")] *= 3
+        model.lm_head.weight[256:] = 0
+    return model, tokenizer(chat)
+
+
+def save(folder: Path, seed: int, chat: bool) -> str:
+    """The same as a folder."""
+    model, its_tokenizer = pair(seed, chat)
+    path = folder / f"model-{seed}"
+    model.save_pretrained(path)
+    its_tokenizer.save_pretrained(path)
+    return str(path)

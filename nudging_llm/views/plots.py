@@ -1,0 +1,161 @@
+"""Plots of one record or many: how sure the base model was, what another γ would do, which words, what took time.
+
+Each function gives a ``matplotlib.figure.Figure``: ``figure.savefig("plot.png")``; a notebook shows it by itself. Needs
+``pip install 'nudging-llm[plots]'``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..provenance import Piece, Provenance, Reason
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Colours that colour-blind readers can tell apart, on white as on black.
+BASE, NUDGED, REST = "#4C78A8", "#D6478B", "#9AA2AF"
+
+
+def base_probabilities(records: Provenance | Iterable[Provenance]) -> Figure:
+    """How sure the base model was where the nudging model agreed with it, where it did not, and where it was not asked.
+
+    After Figure 2 of the paper: where the base model is unsure, the two disagree.
+    """
+    groups = agreement(records)
+    figure, axes = _axes("The base model's top-1 probability", "places")
+    bins = [i / 20 for i in range(21)]
+    names = {"disagreed": NUDGED, "agreed": BASE, "not asked": REST}
+    axes.hist(
+        [groups[name] for name in names],
+        bins=bins,
+        stacked=True,
+        color=list(names.values()),
+        label=[f"nudging model {name} ({len(groups[name])})" for name in names],
+    )
+    axes.set_xlim(0, 1)
+    _mark_gamma(axes, records)
+    axes.legend(frameon=False)
+    return figure
+
+
+def gamma_sweep(records: Provenance | Iterable[Provenance]) -> Figure:
+    """Share of the recorded places at which the base model would be unsure, for every γ.
+
+    An estimate: text after the first change would differ.
+    """
+    gammas, shares = unsure_shares(records)
+    figure, axes = _axes("γ", "share of places below γ (estimate)")
+    axes.plot(gammas, shares, color=NUDGED)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    _mark_gamma(axes, records)
+    return figure
+
+
+def nudging_words(records: Provenance | Iterable[Provenance], most: int = 20) -> Figure:
+    """The words that the nudging model wrote most often."""
+    from matplotlib.ticker import MaxNLocator
+
+    counted = nudging_word_counts(records).most_common(most)
+    figure, axes = _axes("times", "")
+    words = [_shown(word) for word, _ in reversed(counted)]
+    axes.barh(range(len(words)), [count for _, count in reversed(counted)], color=NUDGED)
+    axes.set_yticks(range(len(words)), words)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.set_figheight(max(2.0, 0.25 * len(words) + 1))
+    return figure
+
+
+def timings(records: Mapping[str, Provenance] | Iterable[Provenance] | Provenance) -> Figure:
+    """Seconds of each answer in the base model's forwards, the nudging model's, and elsewhere."""
+    found = _list(records.values() if isinstance(records, Mapping) else records)
+    names = list(records) if isinstance(records, Mapping) else [str(i + 1) for i in range(len(found))]
+    figure, axes = _axes("seconds", "")
+    left = [0.0] * len(found)
+    parts = {
+        "base model": ([record.base.seconds for record in found], BASE),
+        "nudging model": ([record.nudging.seconds for record in found], NUDGED),
+        "elsewhere": ([record.overhead_s for record in found], REST),
+    }
+    for label, (seconds, colour) in parts.items():
+        axes.barh(range(len(found)), seconds, left=left, color=colour, label=label)
+        left = [a + b for a, b in zip(left, seconds, strict=True)]
+    axes.set_yticks(range(len(found)), [_shown(name) for name in names])
+    axes.invert_yaxis()
+    axes.legend(frameon=False)
+    figure.set_figheight(max(2.0, 0.3 * len(found) + 1))
+    return figure
+
+
+# -- the figures behind them ------------------------------------------------------------------------------------------
+
+
+def agreement(records: Provenance | Iterable[Provenance]) -> dict[str, list[float]]:
+    """The base model's probabilities at places where the nudging model "agreed", "disagreed", or was "not asked".
+
+    They agree where the base model's choice begins the word that the nudging model had ready.
+    """
+    groups: dict[str, list[float]] = {"disagreed": [], "agreed": [], "not asked": []}
+    for record in _list(records):
+        for piece in record.pieces:
+            if piece.base_top_prob is not None:
+                groups[_agreed(piece)].append(piece.base_top_prob)
+    return groups
+
+
+def unsure_shares(records: Provenance | Iterable[Provenance], steps: int = 100) -> tuple[list[float], list[float]]:
+    """For γ from 0 to 1, the share of recorded places at which the base model's probability is below it."""
+    found = [piece.base_top_prob for record in _list(records) for piece in record.pieces]
+    known = [probability for probability in found if probability is not None]
+    gammas = [i / steps for i in range(steps + 1)]
+    return gammas, [sum(p < gamma for p in known) / max(1, len(known)) for gamma in gammas]
+
+
+def nudging_word_counts(records: Provenance | Iterable[Provenance]) -> Counter[str]:
+    """How often the nudging model wrote each word."""
+    pieces = (piece for record in _list(records) for piece in record.pieces)
+    return Counter(word for piece in pieces if piece.source == "nudging" for word in piece.text.split())
+
+
+def _agreed(piece: Piece) -> str:
+    if piece.source != "nudging":
+        return "agreed" if piece.reason == Reason.HANDOVER_PREFIX else "not asked"
+    choice = (piece.base_top_text or "").strip()
+    return "agreed" if choice and piece.text.strip().startswith(choice) else "disagreed"
+
+
+def _list(records: Any) -> Sequence[Provenance]:
+    return [records] if isinstance(records, Provenance) else list(records)
+
+
+def _mark_gamma(axes: Axes, records: Any) -> None:
+    """A line at γ, if all of the records have the same."""
+    gammas = {float(r.config.get("threshold", 0)) for r in _list(records) if r.config.get("gate") == "top1"}
+    if len(gammas) == 1:
+        [gamma] = gammas
+        axes.axvline(gamma, color="black", linestyle="--", linewidth=1)
+        axes.annotate(
+            f"γ = {gamma:g}", (gamma, 1), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points"
+        )
+
+
+def _shown(text: str) -> str:
+    """One short line, which matplotlib does not take for mathematics."""
+    line = " ".join(text.split())
+    line = line if len(line) <= 40 else f"{line[:39]}…"
+    return line.replace("$", r"\$")
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
