@@ -38,7 +38,7 @@ def base_probabilities(records: Provenance | Iterable[Provenance]) -> Figure:
     )
     axes.set_xlim(0, 1)
     _mark_gamma(axes, records)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
@@ -86,7 +86,7 @@ def timings(records: Mapping[str, Provenance] | Iterable[Provenance] | Provenanc
         left = [a + b for a, b in zip(left, seconds, strict=True)]
     axes.set_yticks(range(len(found)), [_shown(name) for name in names])
     axes.invert_yaxis()
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     figure.set_figheight(max(2.0, 0.3 * len(found) + 1))
     return figure
 
