@@ -140,11 +140,12 @@ def valid(schema: Any, text: str) -> None:
 # -- always valid -----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("quarter", range(4))  # so that cores can share them
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(schema=schemas, seed=st.integers(0, 2**30), tight=st.booleans())
 @example(schema={"enum": ["0\x7f"]}, seed=0, tight=False)
 @example(schema={"type": "object", "properties": {"\x7f": {"const": "\x9f"}}, "required": ["\x7f"]}, seed=0, tight=True)
-def test_random_schemas_are_always_met(schema: dict[str, Any], seed: int, tight: bool) -> None:
+def test_random_schemas_are_always_met(quarter: int, schema: dict[str, Any], seed: int, tight: bool) -> None:
     schema = {**schema, "$defs": {"node": NODE}}
     try:
         grammar = json_grammar(schema)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import torch
@@ -34,9 +35,12 @@ def tokenizer(chat: bool) -> Any:
 def pair(seed: int, chat: bool) -> tuple[Any, Any]:
     """A model and its tokenizer, with room for prompts of one token a byte."""
     model = tiny_model(seed, vocab_size=259, max_position_embeddings=16384, bos_token_id=258)
-    with torch.no_grad():  # spaces are more likely, and the end is not
-        model.lm_head.weight[tokenizer(False).convert_tokens_to_ids("\u0120")] *= 3
-        model.lm_head.weight[256:] = 0
+    words = tokenizer(False).convert_tokens_to_ids([*ascii_lowercase, "\u0120"])
+    others = [token for token in range(259) if token not in words]
+    with torch.no_grad():  # letters and spaces alone: whatever else there is is always less likely than one of them
+        rows = model.lm_head.weight
+        rows[words[-1]] *= 2
+        rows[others] = rows[[words[token % len(words)] for token in others]] / 2
     return model, tokenizer(chat)
 
 

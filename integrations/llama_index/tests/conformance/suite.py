@@ -63,6 +63,19 @@ def multiply(a: int, b: int) -> int:
     return a * b
 
 
+#: A call of it.
+MULTIPLIED = ToolCallBlock(tool_call_id="c1", tool_name="multiply", tool_kwargs={"a": 23, "b": 47})
+
+
+def calling(*blocks: ToolCallBlock) -> ChatMessage:
+    return ChatMessage(role=MessageRole.ASSISTANT, blocks=list(blocks))
+
+
+def result(call_id: str, text: str) -> ChatMessage:
+    """A tool's, as LlamaIndex's agents write it."""
+    return ChatMessage(role=MessageRole.TOOL, content=text, additional_kwargs={"tool_call_id": call_id})
+
+
 class City(BaseModel):
     """A city."""
 
@@ -135,11 +148,14 @@ class Watch:
 
     Attributes:
         forwards: how many have begun.
-        read: for each model, the tokens that it was given, in order.
+        prompts: for each model, the tokens that it was given first.
+        read: for each model, all tokens that it was given, in order.
     """
 
     def __init__(self, models: Sequence[tuple[Any, Any]], delay: float, fail_at: int | None) -> None:
-        self.forwards, self.read = 0, [[] for _ in models]
+        self.forwards = 0
+        self.prompts: list[list[int]] = [[] for _ in models]
+        self.read: list[list[int]] = [[] for _ in models]
         self._models, self._delay, self._fail_at = models, delay, fail_at
         self._hooks: list[Any] = []
 
@@ -159,7 +175,9 @@ class Watch:
     def _seen(self, at: int, args: Any, kwargs: Any) -> None:
         self.forwards += 1
         given = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-        self.read[at] += given[0].tolist()
+        tokens = given[0].tolist()
+        self.prompts[at] = self.prompts[at] or tokens
+        self.read[at] += tokens
         if self._delay:
             time.sleep(self._delay)
         if self.forwards == self._fail_at:
@@ -564,10 +582,14 @@ class LLMConformance:
             options.append(wrapped)
         for given in options:
             for formatted in (False, True):
-                read = {
-                    way: tuple(self.read(lambda llm: responses(llm, way, formatted=formatted), **given)) for way in ways
-                }
-                assert len(set(read.values())) == 1, f"with {sorted(given)}, formatted={formatted}: {read}"
+                prompts = {}
+                for way in ways:
+                    llm = self.make(**given)
+                    with self.watch(llm) as watched:
+                        responses(llm, way, formatted=formatted)
+                    prompts[way] = [model[1].decode(p) for model, p in zip(self.models(llm), watched.prompts, strict=True)]
+                same = all(prompt == prompts["complete"] for prompt in prompts.values())
+                assert same, f"with {sorted(given)}, formatted={formatted}, prompts differ: {prompts}"
 
     # -- options ------------------------------------------------------------------------------------------------------
 
@@ -679,20 +701,24 @@ class LLMConformance:
 
     # -- tools --------------------------------------------------------------------------------------------------------
 
-    def test_a_result_is_shown_with_its_tools_name(self) -> None:
-        """a tool's result that carries nothing but its call's id is shown with the tool's name"""
+    def test_a_tools_result_is_shown(self) -> None:
+        """a tool's result that carries nothing but its call's id is shown after the call"""
         self.claims_tools()
-        block = ToolCallBlock(tool_call_id="c1", tool_name="multiply", tool_kwargs={"a": 23, "b": 47})
-        call = ChatMessage(role=MessageRole.ASSISTANT, blocks=[block])
-        result = ChatMessage(role=MessageRole.TOOL, content="1081", additional_kwargs={"tool_call_id": "c1"})
-        other = ToolCallBlock(tool_call_id="c2", tool_name="weigh", tool_kwargs={"what": "salt"})
-        later = ChatMessage(role=MessageRole.TOOL, content="9 kg", additional_kwargs={"tool_call_id": "c2"})
-        both = ChatMessage(role=MessageRole.ASSISTANT, blocks=[block, other])
-        for messages in ([user(), call, result], [user(), both, result, later], [user(), both, later, result]):
-            for text in self.read(lambda llm: llm.chat(messages)):
-                assert "23" in text and "47" in text, f"the call is not shown: {text}"
-                assert len(re.findall("multiply", text)) == 2, f"the result is shown without the name: {text}"
-                assert text.count("1081") == 1 and text.rindex("multiply", 0, text.index("1081")) > text.index("23")
+        messages = [user(), calling(MULTIPLIED), result("c1", "1081")]
+        for way in ("chat", "stream_chat", "achat", "astream_chat"):
+            for text in self.read(lambda llm: responses(llm, way, messages)):
+                for part in ("multiply", "23", "47", "1081"):
+                    assert part in text, f"{way}: no {part!r} in {text!r}"
+                assert text.index("multiply") < text.index("1081")
+
+    def test_results_are_told_apart(self) -> None:
+        """results of several calls are shown with their tools' names, or in the order of the calls, as they may come in another"""
+        self.claims_tools()
+        weighed = ToolCallBlock(tool_call_id="c2", tool_name="weigh", tool_kwargs={"what": "salt"})
+        messages = [user(), calling(MULTIPLIED, weighed), result("c2", "9 kg"), result("c1", "1081")]
+        for text in self.read(lambda llm: llm.chat(messages)):
+            named = re.search(r"weigh\W[^\n]*\n?[^\n]*9 kg", text) and text.count("multiply") > 1
+            assert named or text.index("1081") < text.index("9 kg"), f"whose is which? {text!r}"
 
     def test_a_call_that_must_be_is_one(self) -> None:
         """`tool_required`: a call of one of the tools, with arguments that it takes; in four ways"""

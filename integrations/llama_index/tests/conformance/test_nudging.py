@@ -18,13 +18,13 @@ class TestNudgingLLM(LLMConformance):
     def make(self, **options: Any) -> NudgingLLM:
         config = NudgingConfig(max_tokens=30, threshold=0.3)
         generator = NudgingGenerator.from_pretrained(
-            pair(7, False), pair(57, True), config, dtype="float32", device="cpu"
+            pair(2, False), pair(57, True), config, dtype="float32", device="cpu"
         )
         return NudgingLLM(generator=generator, **options)
 
     def make_from_files(self, folder: Path) -> NudgingLLM:
         return NudgingLLM(
-            base_model=save(folder, 7, False),
+            base_model=save(folder, 2, False),
             nudging_model=save(folder, 57, True),
             max_tokens=30,
             threshold=0.3,
