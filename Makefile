@@ -14,7 +14,8 @@ test: $(READY) lint       ## all tests, the starter pair included; the framework
 	$(BIN)/python -m pytest tests/browser tests/real
 	cd integrations/langchain && OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest -n auto tests/unit_tests
 	cd integrations/langchain && $(CURDIR)/$(BIN)/python -m pytest tests/integration_tests
-	cd integrations/llama_index && $(CURDIR)/$(BIN)/python -m pytest
+	cd integrations/llama_index && OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest -n auto tests/unit_tests tests/conformance
+	cd integrations/llama_index && $(CURDIR)/$(BIN)/python -m pytest tests/integration_tests
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -34,6 +34,7 @@ from typing_extensions import Self
 from nudging_llm import BaseTemplate, ConfigError
 from nudging_llm.fields import NudgingFields, pair_name
 
+from .closing import closing, inner
 from .messages import is_react, react_options, to_core_messages, tool_definition
 from .provenance import Recent, Recorder, TextProvenance
 from .responses import Response, ResponseWriter, Written, chat_response, completion_response
@@ -234,6 +235,7 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         """
         return _last(self._write(self._conversation(messages), kwargs, chat_response))
 
+    @closing
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """An answer, piece by piece; the last response is complete and has an empty ``delta``, mostly. As ``chat`` else."""
@@ -244,6 +246,7 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         """As ``chat``; the event loop stays free."""
         return await _alast(await self._awrite(self._conversation(messages), kwargs, chat_response))
 
+    @closing
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """As ``stream_chat``; the event loop stays free."""
@@ -260,6 +263,7 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         """
         return _last(self._write(self._prompt(prompt, formatted), kwargs, completion_response))
 
+    @closing
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """As ``complete``, piece by piece."""
@@ -270,6 +274,7 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         """As ``complete``; the event loop stays free."""
         return await _alast(await self._awrite(self._prompt(prompt, formatted), kwargs, completion_response))
 
+    @closing
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """As ``stream_complete``; the event loop stays free."""
@@ -288,7 +293,8 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         options = self._options(conversation, kwargs)
         generator = self._loaded()
         stream = generator.stream(conversation, **options)
-        return _responses(stream, self._writer(generator, stream, kwargs, make))
+        responses = _responses(stream, self._writer(generator, stream, kwargs, make))
+        return inner(responses)  # type: ignore[no-any-return]
 
     async def _awrite(
         self, conversation: list[dict[str, Any]], kwargs: Mapping[str, Any], make: Callable[[Written], Response]
@@ -297,7 +303,8 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         generator = await self._aloaded()
         # long prompts take a while to read
         stream = await asyncio.to_thread(partial(generator.astream, conversation, **options))
-        return _aresponses(stream, self._writer(generator, stream, kwargs, make))
+        responses = _aresponses(stream, self._writer(generator, stream, kwargs, make))
+        return inner(responses)  # type: ignore[no-any-return]
 
     def _writer(
         self,

@@ -83,9 +83,8 @@ def collect_provenance(
         TypeError: ``on_piece`` is none of these, or a coroutine function.
     """
     if isinstance(on_piece, asyncio.Queue):
-        found = on_piece
         calls = CollectedCalls(None)
-        calls.emit = lambda piece, call: found.put_nowait((piece, call))
+        calls.emit = _onto(on_piece)
     elif inspect.iscoroutinefunction(on_piece):
         raise TypeError(f"on_piece={on_piece!r}: pieces are not awaited; give a function, or an asyncio.Queue.")
     else:
@@ -96,6 +95,26 @@ def collect_provenance(
     finally:
         with suppress(ValueError):  # a generator that is closed in another task
             _COLLECTORS.reset(token)
+
+
+def _onto(found: asyncio.Queue[Any]) -> Callable[[Piece | None, CallProvenance], None]:
+    """What puts pieces onto an event loop's queue, from whatever thread."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        loop = None
+
+    def put(piece: Piece | None, call: CallProvenance) -> None:
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if loop is None or here is loop:
+            found.put_nowait((piece, call))
+        else:
+            loop.call_soon_threadsafe(found.put_nowait, (piece, call))
+
+    return put
 
 
 class Recorder:
