@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -127,8 +127,9 @@ def read_messages(messages: Messages, part: bool = False) -> list[dict[str, Any]
     """Check messages, and bring them into the one form that templates see.
 
     A string is one user message. Leading system messages, and neighbours of one role, are joined by a blank line; results
-    of tools and messages with calls stay alone. Calls may be OpenAI's (``{"id", "function": {"name", "arguments"}}``),
-    ``{"id", "name", "arguments" or "args"}``, or a ``ToolCall``; they become ``{"id", "name", "arguments": dict}``.
+    of tools and messages with calls stay alone, neighbouring results in the order of their calls. Calls may be OpenAI's
+    (``{"id", "function": {"name", "arguments"}}``), ``{"id", "name", "arguments" or "args"}``, or a ``ToolCall``; they become
+    ``{"id", "name", "arguments": dict}``.
 
     Args:
         part: the messages are a part of a conversation, to be measured and not answered: the last may be anybody's, a call and
@@ -164,6 +165,7 @@ def read_messages(messages: Messages, part: bool = False) -> list[dict[str, Any]
     merged = _joined(merged)
     if part:
         return merged
+    merged = list(_in_order_of_calls(merged))
     if merged[-1]["role"] not in ("user", "tool"):
         missing = "the results of its calls" if merged[-1].get("tool_calls") else "a user message"
         raise MessageError(
@@ -203,6 +205,18 @@ def _joined(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         else:
             merged.append(dict(message))
     return merged
+
+
+def _in_order_of_calls(messages: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Neighbouring results in the order of their calls: not every prompt says whose a result is, and tools end as they please."""
+    order: dict[str, int] = {}
+    for is_results, group in itertools.groupby(messages, lambda message: message["role"] == "tool"):
+        if is_results:
+            yield from sorted(group, key=lambda result: order.get(result["tool_call_id"], 0))
+            continue
+        for message in group:
+            order |= {call["id"]: i for i, call in enumerate(message.get("tool_calls", ()))}
+            yield message
 
 
 class _Ledger:

@@ -240,7 +240,7 @@ def test_ids_that_a_template_sees_are_nine_letters_or_digits_each():
     )
     again = [*TALK, asked(call("c2"), call("c1")), result("c1"), result("c2")]
     text, _ = prompt(template + "{# tools #}", again)
-    assert text == ";call00000 ;call00000;call00001 call00002 ;call00002;call00001;"
+    assert text == ";call00000 ;call00000;call00001 call00002 ;call00001;call00002;"
 
 
 def test_a_template_that_knows_none_gets_text():
@@ -376,3 +376,22 @@ def test_a_template_that_prints_a_dict():
     template = "{# tools #}{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.arguments }}{% endfor %}{% endfor %}"
     text, controls = prompt(template, [TALK[0], asked(call(city="a<|im_end|>b")), result()])
     assert (text, controls) == ("{'city': 'a<|im_end|>b'}", 0)
+
+
+def test_results_stand_in_the_order_of_their_calls():
+    calls = [{"id": str(i), "name": f"tool_{i}", "arguments": {}} for i in range(3)]
+    results = [{"role": "tool", "tool_call_id": str(i), "content": f"result {i}"} for i in (2, 0, 1)]
+    again = [{"id": "0", "name": "tool_0", "arguments": {}}, {"id": "9", "name": "tool_9", "arguments": {}}]
+    more = [{"role": "tool", "tool_call_id": i, "content": f"more {i}"} for i in ("9", "0")]
+    asked = [{"role": "user", "content": "Go."}]
+    found = read_messages(
+        [
+            *asked,
+            {"role": "assistant", "tool_calls": calls},
+            *results,
+            {"role": "assistant", "tool_calls": again},
+            *more,
+        ]
+    )
+    said = [message["content"] for message in found if message["role"] == "tool"]
+    assert said == ["result 0", "result 1", "result 2", "more 0", "more 9"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from llama_index.core import PromptTemplate
 from llama_index.core.llms import ChatMessage
 from llama_index.core.llms.loading import load_llm
@@ -176,6 +177,16 @@ def _known() -> set[str]:
     from llama_index.core.llms.loading import RECOGNIZED_LLMS
 
     return set(RECOGNIZED_LLMS)
+
+
+def test_how_models_are_loaded_is_written_down_but_for_secrets() -> None:
+    options = {"dtype": torch.float32, "token": "hf_secret", "revision": "v1"}
+    llm = NudgingLLM(base_model="a", nudging_model="b", base_model_kwargs=options)
+    assert llm.to_dict()["base_model_kwargs"] == {"dtype": "float32", "revision": "v1"}
+    assert "hf_secret" not in llm.to_json() + repr(llm) + str(llm.to_payload())
+    odd = NudgingLLM(base_model="a", nudging_model="b", nudging_model_kwargs={"quantization_config": object()})
+    with pytest.raises(ConfigError, match=r"nudging_model_kwargs=.* cannot be written down"):
+        odd.to_dict()
 
 
 def test_loaded_models_cannot_be_written_down(llm: NudgingLLM) -> None:

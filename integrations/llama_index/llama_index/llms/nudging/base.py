@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
@@ -189,17 +190,30 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
             return value.model_dump(mode="json")
         return value if value is None or isinstance(value, str) else str(value).removeprefix("torch.")
 
+    @field_serializer("base_model_kwargs", "nudging_model_kwargs")
+    def _plain_kwargs(self, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        kept = {key: item for key, item in (value or {}).items() if key != "token"}
+        return {
+            key: str(item).removeprefix("torch.") if key in ("dtype", "torch_dtype") else item
+            for key, item in kept.items()
+        } or None
+
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """As JSON values, for ``from_dict``.
+        """As JSON values, for ``from_dict``. An access token among the models' arguments is left out.
 
         Raises:
-            ConfigError: the models were given loaded.
+            ConfigError: the models were given loaded, or an argument of theirs is no JSON.
         """
         if self.generator is not None or any(isinstance(m, tuple) for m in (self.base_model, self.nudging_model)):
             raise ConfigError(
                 "Loaded models cannot be written down: make the LLM with base_model= and nudging_model= as hub ids or folders."
             )
         data: dict[str, Any] = super().to_dict(**kwargs)
+        for name in ("base_model_kwargs", "nudging_model_kwargs"):
+            try:
+                json.dumps(data.get(name))
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"{name}={data[name]!r:.300} cannot be written down: {error}.") from None
         return data
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -372,7 +386,7 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
             user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
         messages = [*(chat_history or ()), *([user_msg] if user_msg is not None else ())]
         asked = {
-            "tools": list(tools) or None,
+            "tools": [tool_definition(tool) for tool in tools] or None,  # plain, so that events can be written down
             "tool_required": tool_required or None,
             "allow_parallel_tool_calls": allow_parallel_tool_calls if tools else None,
         }
@@ -474,6 +488,7 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
 
 
 def _responses(stream: Stream, writer: ResponseWriter[Response]) -> Generator[Response, None, None]:
+    writer.recorder.begin()
     try:
         with stream:
             for piece in stream:
@@ -488,6 +503,7 @@ def _responses(stream: Stream, writer: ResponseWriter[Response]) -> Generator[Re
 
 
 async def _aresponses(stream: AsyncStream, writer: ResponseWriter[Response]) -> AsyncGenerator[Response, None]:
+    writer.recorder.begin()
     try:
         async with stream:
             async for piece in stream:

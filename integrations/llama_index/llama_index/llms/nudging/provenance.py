@@ -132,6 +132,9 @@ class Recorder:
         self._at = 0
         self._span = active_span_id.get()
         self._collectors = _COLLECTORS.get()
+
+    def begin(self) -> None:
+        """The answer is about to be read: from here on it is a call. A stream that nobody reads is none."""
         for collector in self._collectors:
             collector.begin(self.call)
 
