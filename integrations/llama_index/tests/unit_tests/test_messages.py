@@ -22,7 +22,7 @@ from llama_index.core.tools import FunctionTool, ToolMetadata
 from pydantic import BaseModel, ConfigDict
 
 from llama_index.llms.nudging.messages import is_react, to_core_messages, tool_definition
-from nudging_llm import MessageError, UnsupportedContentError
+from nudging_llm import MessageError, ToolError, UnsupportedContentError
 from nudging_llm.prompts import read_messages
 
 
@@ -164,3 +164,17 @@ def test_a_tool_keeps_all_of_its_schema() -> None:
 def test_a_tool_without_a_schema_takes_a_text() -> None:
     tool = FunctionTool(print, ToolMetadata(description="Prints.", name="print", fn_schema=None))
     assert tool_definition(tool)["function"]["parameters"]["required"] == ["input"]
+
+
+def test_types_that_llamaindex_could_not_read_are_said() -> None:
+    code = (
+        "from __future__ import annotations\n"
+        "from typing import Literal as Only\n"
+        "def opening_hours(place: Only['library']) -> str:\n"
+        "    'Opening hours.'\n"
+    )
+    names: dict[str, object] = {"__name__": "elsewhere"}
+    exec(compile(code, "elsewhere.py", "exec"), names)
+    tool = FunctionTool.from_defaults(names["opening_hours"])  # type: ignore[arg-type]
+    with pytest.raises(ToolError, match=r"'opening_hours': .*from __future__ import annotations"):
+        tool_definition(tool)

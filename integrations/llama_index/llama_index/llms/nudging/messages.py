@@ -16,8 +16,9 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 from llama_index.core.tools import BaseTool
+from pydantic.errors import PydanticUserError
 
-from nudging_llm import MessageError, UnsupportedContentError
+from nudging_llm import MessageError, ToolError, UnsupportedContentError
 
 _ROLES = {
     MessageRole.SYSTEM: "system",
@@ -82,9 +83,24 @@ def react_options(stop: Sequence[str], markers: Sequence[str]) -> dict[str, Any]
 
 
 def tool_definition(tool: Any) -> Any:
-    """A LlamaIndex tool as OpenAI's dict, with all of its schema; whatever else the core reads, as it is."""
+    """A LlamaIndex tool as OpenAI's dict, with all of its schema; whatever else the core reads, as it is.
+
+    Raises:
+        ToolError: pydantic cannot read the types of its arguments.
+    """
     if not isinstance(tool, BaseTool):
         return tool
+    try:
+        return _definition(tool)
+    except PydanticUserError as error:
+        reason = error.message.splitlines()[0]
+        raise ToolError(
+            f"The tool {tool.metadata.name!r}: LlamaIndex could not read the types of its arguments ({reason}). "
+            "Define it in a module without 'from __future__ import annotations', or give fn_schema=."
+        ) from None
+
+
+def _definition(tool: BaseTool) -> dict[str, Any]:
     definition = tool.metadata.to_openai_tool(skip_length_check=True)
     if tool.metadata.fn_schema is not None:  # LlamaIndex's own conversion keeps five of its keys
         own = tool.metadata.fn_schema.model_json_schema()
