@@ -223,6 +223,12 @@ class Provenance(_Record):
         """``to_dict`` as JSON text."""
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """In a notebook or IPython, as text: a line of figures and the answer."""
+        printer.text(
+            f"Provenance: {self.n_tokens} tokens, nudged {self.nudge_ratio:.0%}, ended: {self.finish_reason}\n{self.text}"
+        )
+
     def _repr_html_(self) -> str:
         """In a notebook: the answer, who wrote it, and why."""
         from .views.html import component

@@ -75,6 +75,10 @@ class Result:
     parsed: Any = None
     parsing_error: Exception | None = None
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """In a notebook or IPython, as text: as its record."""
+        self.provenance._repr_pretty_(printer, cycle)
+
     def _repr_html_(self) -> str:
         """In a notebook: as its record."""
         return self.provenance._repr_html_()

@@ -86,6 +86,7 @@ def _shown(piece: Piece) -> dict[str, Any]:
     word = piece.text.lstrip(" ") or piece.text
     return {
         "mark": _MARKS[piece.source],
+        "tag": "u" if piece.source == "nudging" else "span",  # underlined also where a site takes styles away
         "gap": piece.text[: len(piece.text) - len(word)],
         "parts": list(_parts(word)),
     }

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from IPython.lib.pretty import pretty
 from typer.testing import CliRunner
 
-from nudging_llm import NudgingConfig, Piece, Provenance, Reason
+from nudging_llm import NudgingConfig, Piece, Provenance, Reason, Result
 from nudging_llm.cli import app
 from nudging_llm.provenance import ModelUse
 from nudging_llm.views.html import component, page
@@ -60,7 +61,7 @@ def test_the_text_is_the_answers() -> None:
     answer = record("The", " ferry", " leaves\n", "\tat", "  9:40.")
     found = Reader(page(answer))
     assert found.texts["text"] == answer.text
-    classes = [attrs.get("class") or "" for tag, attrs in found.elements if tag == "span"]
+    classes = [attrs.get("class") or "" for tag, attrs in found.elements if tag in ("span", "u")]
     assert [name for name in classes if name.startswith("p ")] == ["p n", "p b", "p n", "p b", "p n"]
 
 
@@ -138,6 +139,8 @@ def test_every_reason_has_its_words() -> None:
 def test_in_a_notebook_the_same_component_stands() -> None:
     answer = record("One", " two")
     html = answer._repr_html_()
+    printed = pretty(answer)
+    assert printed == "Provenance: 2 tokens, nudged 0%, ended: stop\nOne two" == pretty(Result(answer.text, answer))
     assert html == component({"Answer": answer}) and html in page(answer).replace("<h1>Who wrote this answer</h1>", "")
 
 
