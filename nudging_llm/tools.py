@@ -307,6 +307,14 @@ def read_choice(choice: Any, tools: Sequence[Tool]) -> Choice:
     return found
 
 
+def without_unique_items(schema: Any) -> Any:
+    """A pydantic class's schema without ``uniqueItems``, which no grammar can hold: pydantic makes the set itself."""
+    if isinstance(schema, Mapping):
+        kept = {key: value for key, value in schema.items() if not (key == "uniqueItems" and isinstance(value, bool))}
+        return {key: without_unique_items(value) for key, value in kept.items()}
+    return [without_unique_items(item) for item in schema] if isinstance(schema, list) else schema
+
+
 def is_forced(choice: Any) -> bool:
     """Whether ``tool_choice`` asks for a call."""
     found = _wanted(choice)

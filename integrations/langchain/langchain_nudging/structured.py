@@ -16,7 +16,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from pydantic import BaseModel, Field
 
 from nudging_llm import ConfigError
-from nudging_llm.tools import partial_object
+from nudging_llm.tools import partial_object, without_unique_items
 
 Method = Literal["function_calling", "json_schema", "json_mode"]
 METHODS: tuple[Method, ...] = ("function_calling", "json_schema", "json_mode")
@@ -45,7 +45,7 @@ def schema_tool(schema: Any) -> dict[str, Any]:
     Raises:
         ConfigError: it is no schema of an object.
     """
-    found = _checked(schema, tool_definition)
+    found = _relaxed(schema, _checked(schema, tool_definition))
     if found.get("type") != "function":
         raise _no_schema(schema, "it is no function")
     return found
@@ -57,10 +57,17 @@ def json_schema(schema: Any) -> dict[str, Any]:
     Raises:
         ConfigError: it is none of these.
     """
-    found = _checked(schema, convert_to_json_schema)
+    found: dict[str, Any] = _relaxed(schema, _checked(schema, convert_to_json_schema))
     if own := _own_schema(schema):
+        own = _relaxed(schema, own)
         return {**own, **{key: found[key] for key in ("title", "description") if key in found}}
     return _plain_schema(schema) or found
+
+
+def _relaxed(schema: Any, found: dict[str, Any]) -> dict[str, Any]:
+    """What a grammar need not hold, as the class does it itself."""
+    own = inspect.isclass(schema) and issubclass(schema, BaseModel)
+    return without_unique_items(found) if own else found
 
 
 def _checked(schema: Any, convert: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

@@ -280,3 +280,19 @@ def test_a_timeout_may_be_given_for_a_call() -> None:
         model.bind(timeout=1e-9).invoke("x")
     with pytest.raises(ConfigError, match="timeout=-1"):
         model.invoke("x", timeout=-1)
+
+
+class Tagged(BaseModel):
+    """Tags."""
+
+    tags: set[str]
+
+
+@pytest.mark.parametrize("method", ["function_calling", "json_schema", "json_mode"])
+def test_sets_are_made_by_pydantic(method: Any) -> None:
+    arguments = '{"tags": ["a", "b", "a"]}'
+    text = arguments
+    if method == "function_calling":
+        text = f'<tool_call>\n{{"name": "Tagged", "arguments": {arguments}}}\n</tool_call>'
+    model = scripted((".", text)).with_structured_output(Tagged, method=method)
+    assert model.invoke("Tag it.") == Tagged(tags={"a", "b"})

@@ -203,8 +203,9 @@ def test_loaded_models_cannot_be_written_down(llm: NudgingLLM) -> None:
 
 
 def test_metadata(llm: NudgingLLM, by_folder: NudgingLLM, loads: list[Any]) -> None:
-    assert llm.metadata.context_window == 16384 - 16 and llm.metadata.num_output == 30
-    assert by_folder.metadata.context_window == 2048 - 16
+    assert llm.metadata.context_window == 16384 - 16 - 384 and llm.metadata.num_output == 30
+    assert by_folder.metadata.context_window == 2048 - 16 - (2048 - 16) // 8
+    assert by_folder.with_options(context_reserve=0).metadata.context_window == 2048 - 16
     assert by_folder.metadata.is_chat_model and by_folder.metadata.is_function_calling_model
     assert by_folder.metadata.model_name.count(" + ") == 1
     assert by_folder.to_payload()["model_name"] == by_folder.metadata.model_name

@@ -54,7 +54,7 @@ def result(call_id: str | None, text: str) -> ChatMessage:
     ],
 )
 def test_every_role_has_a_place(role: MessageRole, expected: str) -> None:
-    assert to_core_messages([ChatMessage(role=role, content="x")]) == [{"role": expected, "content": "x"}]
+    assert to_core_messages([ChatMessage(role=role, content="x"), user("y")])[0] == {"role": expected, "content": "x"}
     assert {role.value for role in MessageRole} == {
         *("system", "developer", "user", "assistant", "function", "tool", "chatbot", "model")
     }

@@ -549,9 +549,9 @@ def test_of_equal_answers_the_latest_is_found_unless_the_id_is_known(scripted: N
     scripted.complete("number 2")
     thresholds = {
         holder: scripted.provenance_of(holder).provenance.config["threshold"]
-        for holder in (answer_to(1), "square is 1")
+        for holder in (answer_to(1), answer_to(1)[3:])
     }
-    assert thresholds == {answer_to(1): 0.3, "square is 1": 0.3}
+    assert thresholds == {answer_to(1): 0.3, answer_to(1)[3:]: 0.3}
     assert scripted.provenance_of(Response(answer_to(1))).provenance.config["threshold"] == 0.3
     for holder in (first, first.message):
         assert scripted.provenance_of(holder).provenance.config["threshold"] == 0.2
@@ -588,10 +588,12 @@ def test_what_has_no_text_is_nobodys(scripted: NudgingLLM) -> None:
         ("Two", "\n Two \n", "Two"),
         ("Two words.", "words.", "words."),
         ("Two words. ", "words.", "words."),
+        ("Two.\nWords.", "Words.", "Words."),
         ("Thought: so.\nAnswer: Two words.", "Two words.", "Two words."),
-        ("Two words here.", "words", "words"),
-        ("aba aba", "aba", "aba"),
-        ("日本 語", "語", "語"),
+        ("Two words here.", "words here", "words here"),
+        ("aba aba", "ba aba", "ba aba"),
+        ("日本 語", "日本", "日本"),
+        ("It has many words, of which some stand here.", "of which some stand here.", "of which some stand here."),
     ],
 )
 def test_parts_of_an_answer(said: str, text: str, whose: str) -> None:
@@ -603,8 +605,8 @@ def test_parts_of_an_answer(said: str, text: str, whose: str) -> None:
 
 def test_the_end_of_one_answer_wins_over_the_middle_of_a_later_one() -> None:
     recent = Recent()
-    add(recent, "So: Two words.", "first")
-    add(recent, "Two words. And more.", "second")
+    add(recent, "Thought: so.\nAnswer: Two words.", "first")
+    add(recent, "Two words. More.", "second")
     assert recent.find("Two words.").provenance.config == {"name": "first"}
     add(recent, "Two words.\n", "third")
     assert recent.find("Two words.").provenance.config == {"name": "third"}

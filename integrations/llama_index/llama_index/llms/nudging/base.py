@@ -70,6 +70,9 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         stop: strings that end an answer; they are no part of it.
         nudging_config: any further option of the decoder; the fields above win.
         system_prompt: put before every conversation, once.
+        context_reserve: tokens kept back in ``metadata.context_window`` for what LlamaIndex does not count when it fills a
+            prompt: both models' templates, tools, the schema of a structured answer. Default: 384, or an eighth of a small
+            context.
         device, dtype, base_model_kwargs, nudging_model_kwargs, base_template, cache_slots, cache_bytes, batch_size: how the
             models are loaded, as for ``NudgingGenerator.from_pretrained``.
 
@@ -90,6 +93,9 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
     """
 
     system_prompt: str | None = Field(default=None, description="Put before every conversation, once.")
+    context_reserve: int | None = Field(
+        default=None, ge=0, description="Tokens that metadata.context_window keeps back."
+    )
 
     _unshown = frozenset({"callback_manager", "messages_to_prompt", "completion_to_prompt"})
     _recent: Recent = PrivateAttr(default_factory=Recent)
@@ -138,13 +144,17 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
             self._loaded()
             self._check_room(room := self._room())
         return LLMMetadata(
-            context_window=room or _UNLIMITED,
+            context_window=max(1, room - self._reserve(room)) if room else _UNLIMITED,
             num_output=self._config().max_tokens,
             is_chat_model=True,
             is_function_calling_model=True,
             model_name=self.model_name,
             system_role=MessageRole.SYSTEM,
         )
+
+    def _reserve(self, room: int) -> int:
+        """Tokens for what LlamaIndex does not count when it fills a prompt."""
+        return min(384, room // 8) if self.context_reserve is None else self.context_reserve
 
     def to_payload(self) -> dict[str, Any]:
         """What events say of this LLM. Loads nothing."""
@@ -229,7 +239,8 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
     def tokenizer_fn(self, text: str) -> list[int]:
         """Tokens of a text, of whichever model needs more of them, so that what LlamaIndex packs into a prompt fits both.
 
-        ``Settings.tokenizer = llm.tokenizer_fn``; LlamaIndex counts with tiktoken otherwise, whatever the LLM. Loads the models.
+        ``Settings.tokenizer = llm.tokenizer_fn``; LlamaIndex counts with tiktoken otherwise, whatever the LLM. What it does not
+        count, ``context_reserve`` is for. Loads the models.
         """
         generator = self._loaded()
         return max((engine.codec.encode(text) for engine in (generator.base, generator.nudging)), key=len)
@@ -359,8 +370,9 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         """Who wrote a text that came out of an engine or agent over this LLM or a copy of it.
 
         Looks among the latest 64 answers: by the call's id where the object has kept it, else by text: exact, without white space
-        around it, as the end of an answer (ReAct agents cut at "Answer:"), as another part of one; last, whole answers that stand
-        in the text, between line ends or white space (the response mode "accumulate"). Of equal answers, the latest.
+        around it, as the end of an answer from a line's start or "Answer:" on (ReAct agents cut there), as a large part of one;
+        last, whole answers that fill lines of the text (the response mode "accumulate"). Of equal answers, the latest. An
+        evaluator's result has the text that it judged, not what this LLM said of it.
 
         Args:
             response: a text, or whatever has one: a query or chat engine's response, a message, an agent's output.

@@ -22,16 +22,22 @@ def inner(stream: Any) -> Any:
     return stream
 
 
+def _taken() -> Any:
+    stream = _INNER.get()
+    _INNER.set(None)
+    return stream
+
+
 def closing(method: _Method) -> _Method:
     """For a streaming method whose own decorator wraps what it returns: leaving the wrapper ends both."""
 
     @functools.wraps(method)
     def stream(*args: Any, **kwargs: Any) -> Any:
-        return _responses(method(*args, **kwargs), _INNER.get())
+        return _responses(method(*args, **kwargs), _taken())
 
     @functools.wraps(method)
     async def astream(*args: Any, **kwargs: Any) -> Any:
-        return _aresponses(await method(*args, **kwargs), _INNER.get())
+        return _aresponses(await method(*args, **kwargs), _taken())
 
     found: Any = astream if inspect.iscoroutinefunction(method) else stream
     return found  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,9 @@ def to_core_messages(messages: Sequence[ChatMessage], system_prompt: str | None 
 
     - Results of tools carry an id only; a result whose call is not there (memory was cut, ReAct's observations with the role of
       a tool) is shown as the user's words.
+    - A system message that comes late (agents add one at their last iteration), and the last of nothing but system messages, are
+      the user's words.
+    - Calls keep their ids where these tell them apart; results find calls that have none by their order.
     - Thoughts and cache marks are left out; citable and citation blocks are shown as their text.
 
     Args:
@@ -54,11 +58,16 @@ def to_core_messages(messages: Sequence[ChatMessage], system_prompt: str | None 
     if isinstance(messages, (str, ChatMessage)) or not isinstance(messages, Iterable):
         raise MessageError(f"messages={messages!r:.200}: give a list of ChatMessage.")
     found: list[dict[str, Any]] = []
-    calls: set[str] = set()
+    calls = _Calls()
     for i, message in enumerate(messages):
         if not isinstance(message, ChatMessage):
             raise MessageError(f"message {i} is {message!r:.200}: give a ChatMessage.")
-        found.append(_converted(message, i, calls))
+        core = _converted(message, i, calls)
+        if core["role"] == "system" and any(earlier["role"] != "system" for earlier in found):
+            core["role"] = "user"
+        found.append(core)
+    if found and all(item["role"] == "system" for item in found):
+        found[-1]["role"] = "user"
     if system_prompt and not any(item["role"] == "system" and system_prompt in item["content"] for item in found):
         found.insert(0, {"role": "system", "content": system_prompt})
     return found
@@ -109,18 +118,43 @@ def _definition(tool: BaseTool) -> dict[str, Any]:
     return definition
 
 
-def _converted(message: ChatMessage, i: int, calls: set[str]) -> dict[str, Any]:
-    """One message; ``calls`` are the ids of those that wait for a result."""
+class _Calls:
+    """The calls of a conversation: each has an id of its own, and at most one result."""
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+        self._open: list[tuple[str | None, str]] = []  # as it was given, as it is now
+
+    def open(self, given: str | None, name: str) -> str:
+        """A call is made: its id."""
+        found = given or name
+        if not given or found in self._used:
+            found = next(candidate for n in itertools.count(1) if (candidate := f"{found}_{n}") not in self._used)
+        self._used.add(found)
+        self._open.append((given or None, found))
+        return found
+
+    def close(self, given: str | None) -> str | None:
+        """A result arrives: the id of its call, the oldest that fits; None if there is none."""
+        for i, (known, found) in enumerate(self._open):
+            if known == (given or None):
+                del self._open[i]
+                return found
+        return None
+
+
+def _converted(message: ChatMessage, i: int, calls: _Calls) -> dict[str, Any]:
+    """One message."""
     role = _ROLES[message.role]
     text = "\n".join(_texts(message.blocks, i))
     if role == "tool":
-        call_id = message.additional_kwargs.get("tool_call_id")
-        if call_id in calls:
-            calls.discard(call_id)
+        call_id = calls.close(message.additional_kwargs.get("tool_call_id"))
+        if call_id is not None:
             return {"role": "tool", "tool_call_id": call_id, "content": text}
         return {"role": "user", "content": text}
     made = _calls(message) if role == "assistant" else []
-    calls.update(call["id"] for call in made)
+    for call in made:
+        call["id"] = calls.open(call["id"], str(call["name"]))
     return {"role": role, "content": text, **({"tool_calls": made} if made else {})}
 
 
@@ -128,8 +162,7 @@ def _calls(message: ChatMessage) -> list[dict[str, Any]]:
     """The calls of an assistant's message: its blocks, or what older integrations put beside them."""
     blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
     found: list[dict[str, Any]] = [
-        {"id": block.tool_call_id or f"{block.tool_name}_{n}", "name": block.tool_name, "arguments": block.tool_kwargs}
-        for n, block in enumerate(blocks)
+        {"id": block.tool_call_id, "name": block.tool_name, "arguments": block.tool_kwargs} for block in blocks
     ]
     if not found:
         for call in message.additional_kwargs.get("tool_calls") or ():

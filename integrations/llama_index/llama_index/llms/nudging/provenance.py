@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import queue
+import re
 import threading
 import uuid
 from collections import deque
@@ -74,15 +75,19 @@ def collect_provenance(
     Args:
         on_piece: called with each piece and its call as it is written: a function, or a queue, in which ``(piece, call)`` is put
             and, when a call has ended, ``(None, call)``; or anything with a ``write(piece)`` and an ``end()``, such as
-            ``nudging_llm.views.terminal.TerminalView``.
+            ``nudging_llm.views.terminal.TerminalView``. What it raises ends the answer.
 
     Yields:
         The calls: ``calls[0].provenance``, ``calls.provenances``, ``calls.last``.
 
     Raises:
-        TypeError: ``on_piece`` is none of these, or a coroutine function.
+        TypeError: ``on_piece`` is none of these, a coroutine function, or a bounded ``asyncio.Queue``.
     """
     if isinstance(on_piece, asyncio.Queue):
+        if on_piece.maxsize:
+            raise TypeError(
+                f"on_piece={on_piece!r} holds {on_piece.maxsize} pieces, and writing does not wait: give an unbounded one."
+            )
         calls = CollectedCalls(None)
         calls.emit = _onto(on_piece)
     elif inspect.iscoroutinefunction(on_piece):
@@ -255,6 +260,17 @@ class _Kept:
         return found
 
 
+#: Roles of messages that an LLM writes.
+_ASSISTANT = ("assistant", "chatbot", "model")
+#: Where the end of an answer may have been cut off.
+_BEGINNING = re.compile(r"(?:\n|Answer:)\s*\Z")
+#: What may stand before a whole answer on its first line.
+_LABEL = re.compile(r"(?:\A|\n)(?:Response \d+: )?[^\S\n]*\Z")
+_LINE_END = re.compile(r"[^\S\n]*(?:\n|\Z)")
+#: A part of an answer is found by its text if it has so many characters, or is half of it.
+_LARGE = 20
+
+
 class Recent:
     """The latest answers of an LLM and its copies, by id and by text. Thread-safe.
 
@@ -277,17 +293,20 @@ class Recent:
         with self._lock:
             latest = list(reversed(self._kept))
         text, call_id = _text_of(holder), _id_of(holder)
-        for kept in latest:
-            if call_id is not None and kept.id == call_id:
-                shown = kept.text if text is None else text
-                return _within(shown, kept) or TextProvenance(shown, (), (kept.record,))
-        if not text or not text.strip():
+        if call_id is not None:
+            for kept in latest:
+                if kept.id == call_id:
+                    shown = kept.text if text is None else text
+                    return _within(shown, kept) or TextProvenance(shown, (), (kept.record,))
+            return None  # it was one of these, long ago
+        if not text or not text.strip() or getattr(holder, "role", "assistant") not in _ASSISTANT:
             return None
+        core = text.strip()
         for matches in (
             lambda kept: kept.text == text,
-            lambda kept: kept.text.strip() == text.strip(),
-            lambda kept: kept.text.rstrip().endswith(text.strip()),
-            lambda kept: text.strip() in kept.text,
+            lambda kept: kept.text.strip() == core,
+            lambda kept: kept.text.rstrip().endswith(core) and _BEGINNING.search(kept.text.rstrip()[: -len(core)]),
+            lambda kept: len(core) >= min(_LARGE, len(kept.text.strip()) / 2) and core in kept.text,
         ):
             for kept in latest:
                 if kept.text.strip() and matches(kept) and (found := _within(text, kept)):
@@ -313,14 +332,14 @@ def _within(text: str, kept: _Kept) -> TextProvenance | None:
 
 
 def _containing(text: str, latest: Sequence[_Kept]) -> TextProvenance | None:
-    """A text in which whole answers stand, each between line ends or white space; the latest first."""
+    """A text in which whole answers fill lines, after nothing but a label; the latest first."""
     taken: list[tuple[int, int, _Kept]] = []
     for kept in latest:
         core = kept.text.strip()
         at = text.find(core) if core else -1
         while at >= 0:
             end = at + len(core)
-            alone = (at == 0 or text[at - 1].isspace()) and (end == len(text) or text[end].isspace())
+            alone = _LABEL.search(text[:at]) and _LINE_END.match(text, end)
             if alone and all(end <= a or at >= b for a, b, _ in taken):
                 taken.append((at, end, kept))
                 break

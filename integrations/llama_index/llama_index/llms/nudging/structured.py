@@ -12,7 +12,7 @@ from llama_index.core.program.utils import FlexibleModel, create_flexible_model
 from pydantic import BaseModel, ValidationError
 
 from nudging_llm import ConfigError
-from nudging_llm.tools import partial_object
+from nudging_llm.tools import partial_object, without_unique_items
 
 from .responses import DELTAS
 
@@ -28,7 +28,7 @@ def structured_options(output_cls: Any, llm_kwargs: Mapping[str, Any] | None) ->
     """
     if not (isinstance(output_cls, type) and issubclass(output_cls, BaseModel)):
         raise ConfigError(f"output_cls={output_cls!r}: give a pydantic class.")
-    schema = output_cls.model_json_schema()
+    schema = without_unique_items(output_cls.model_json_schema())
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", str(schema.pop("title", output_cls.__name__)))[:64]
     function = {"name": name, "description": schema.pop("description", ""), "parameters": {"type": "object", **schema}}
     rest = {key: value for key, value in (llm_kwargs or {}).items() if key not in _DECIDED}
@@ -77,7 +77,8 @@ class StructuredReader:
         calls = [block for block in response.message.blocks if block.block_type == "tool_call"]
         if not calls:
             raise ValueError(
-                f"The answer ended before it was a {self._cls.__name__}: {response.message.content!r:.500}."
+                f"The answer holds no whole {self._cls.__name__}: it was left, or a number in it is none that Python can read: "
+                f"{response.message.content!r:.500}."
             )
         arguments = calls[0].tool_kwargs
         try:
