@@ -6,8 +6,10 @@ Each function gives a ``matplotlib.figure.Figure``: ``figure.savefig("plot.png")
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..provenance import Piece, Provenance, Reason
@@ -150,10 +152,22 @@ def _shown(text: str) -> str:
     return line.replace("$", r"\$")
 
 
-def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+@cache
+def _figure_class() -> type[Figure]:
+    """A figure that notebooks show without any magic."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    class Plot(Figure):
+        def _repr_png_(self) -> bytes:
+            image = io.BytesIO()
+            self.savefig(image, format="png", dpi=100)
+            return image.getvalue()
+
+    return Plot
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = _figure_class()(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -81,5 +81,7 @@ def test_what_took_the_time() -> None:
 @pytest.mark.parametrize("plot", [plots.base_probabilities, plots.gamma_sweep, plots.nudging_words, plots.timings])
 @pytest.mark.parametrize("records", [ANSWER, [], [record()], record(("$x$ \\frac 東", Reason.OPENING, 0.5, None))])
 def test_all_of_it_can_be_drawn(plot: Any, records: Any, tmp_path: Any) -> None:
-    plot(records).savefig(tmp_path / "plot.png")
+    figure = plot(records)
+    figure.savefig(tmp_path / "plot.png")
+    assert figure._repr_png_().startswith(b"\x89PNG"), "a notebook shows it"
     assert (tmp_path / "plot.png").stat().st_size > 1000

@@ -15,7 +15,7 @@ from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 
-from llama_index.llms.nudging import NudgingLLM, collect_provenance
+from llama_index.llms.nudging import NudgingLLM, collect_provenance, get_pieces, get_provenance
 from llama_index.llms.nudging.messages import to_core_messages
 from nudging_llm import NudgingConfig, NudgingGenerator
 from nudging_llm.prompts import read_messages
@@ -220,3 +220,13 @@ def test_a_stream_that_is_closed_unread_is_forgotten(llm: NudgingLLM) -> None:
     del stream
     gc.collect()
     assert run() is None
+
+
+@pytest.mark.parametrize("tools", [None, [FunctionTool.from_defaults(ping)]])
+def test_a_loop_over_a_stream_sees_each_piece_once(tools: Any) -> None:
+    llm = scripted((".", "One. Two."))
+    responses = list(llm.stream_chat([ChatMessage(content="Count.")], tools=tools))
+    pieces = [piece for response in responses for piece in get_pieces(response)]
+    assert "".join(piece.text for piece in pieces) == "One. Two."
+    assert get_pieces(responses[-1]) == () and get_provenance(responses[-1]).pieces == tuple(pieces)  # type: ignore[union-attr]
+    assert len(get_pieces(llm.chat([ChatMessage(content="Count.")], tools=tools))) == len(pieces)

@@ -183,12 +183,16 @@ class Recorder:
 def get_pieces(response: Any) -> tuple[Piece, ...]:
     """The pieces that a response carries: of a streamed one its own, of a finished answer all. Empty if it carries none.
 
+    A stream's last response, which has the whole record, has no piece of its own: so a loop over a stream sees each once.
+
     Args:
         response: a ``ChatResponse``, ``CompletionResponse``, an agent's ``AgentStream`` or ``AgentOutput``, or a ``raw`` dict.
     """
     carried = _carried(response)
     if "piece" in carried:
         return (Piece.from_dict(carried["piece"]),)
+    if getattr(response, "delta", None) is not None:
+        return ()
     record = get_provenance(carried)
     return record.pieces if record else ()
 
