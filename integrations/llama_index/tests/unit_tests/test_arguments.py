@@ -66,7 +66,12 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ({"completion_to_prompt": lambda prompt: "x"}, "completion_to_prompt would have no effect"),
         ({"query_wrapper_prompt": PromptTemplate("{query_str}")}, "query_wrapper_prompt would have no effect"),
         ({"base_model": "a"}, "base_model with generator="),
-        ({"max_tokens": 20000}, "max_tokens=20,000 leaves no room for a prompt: the two models hold 16,368 tokens"),
+        ({"max_tokens": 15984}, "context_reserve keeps back 384"),
+        ({"context_reserve": 20000}, "context_reserve keeps back 20,000"),
+        (
+            {"max_tokens": 20000},
+            "max_tokens=20,000 leaves no room for a prompt: there are 16,368 tokens for prompt and answer",
+        ),
     ],
 )
 def test_a_wrong_argument_is_refused(generator: NudgingGenerator, arguments: Any, message: str) -> None:

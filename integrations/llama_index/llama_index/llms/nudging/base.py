@@ -121,15 +121,24 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
             usual = (None, generic_messages_to_prompt, default_completion_to_prompt)
             if getattr(self, name) not in usual:
                 raise ConfigError(f"{name} would have no effect: {why}.")
-        self._check_room(self._room())
+        self._window()
 
-    def _check_room(self, room: int | None) -> None:
-        wanted = self._config().max_tokens
-        if room is not None and wanted >= room:
+    def _window(self) -> int | None:
+        """Tokens that LlamaIndex may fill, the answer included; None if not known before the models are loaded, or unlimited.
+
+        Raises:
+            ConfigError: the answer alone would fill them, at which engines fail later.
+        """
+        room, wanted = self._room(), self._config().max_tokens
+        if room is None:
+            return None
+        reserve = min(384, room // 8) if self.context_reserve is None else self.context_reserve
+        if wanted >= room - reserve:
             raise ConfigError(
-                f"max_tokens={wanted:,} leaves no room for a prompt: the two models hold {room:,} tokens together with the "
-                "answer and the lookahead. Lower max_tokens."
+                f"max_tokens={wanted:,} leaves no room for a prompt: there are {room:,} tokens for prompt and answer, of which "
+                f"context_reserve keeps back {reserve:,}. Lower max_tokens."
             )
+        return room - reserve
 
     @classmethod
     def class_name(cls) -> str:
@@ -139,22 +148,17 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
     @property
     def metadata(self) -> LLMMetadata:
         """What LlamaIndex's engines want to know. Loads the models where only they can tell how long a prompt may be."""
-        room = self._room()
-        if room is None and self._lazy is not None and not self._lazy.loaded:
+        if (window := self._window()) is None and self._lazy is not None and not self._lazy.loaded:
             self._loaded()
-            self._check_room(room := self._room())
+            window = self._window()
         return LLMMetadata(
-            context_window=max(1, room - self._reserve(room)) if room else _UNLIMITED,
+            context_window=_UNLIMITED if window is None else window,
             num_output=self._config().max_tokens,
             is_chat_model=True,
             is_function_calling_model=True,
             model_name=self.model_name,
             system_role=MessageRole.SYSTEM,
         )
-
-    def _reserve(self, room: int) -> int:
-        """Tokens for what LlamaIndex does not count when it fills a prompt."""
-        return min(384, room // 8) if self.context_reserve is None else self.context_reserve
 
     def to_payload(self) -> dict[str, Any]:
         """What events say of this LLM. Loads nothing."""
