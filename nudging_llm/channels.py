@@ -40,7 +40,8 @@ class CallDelta:
 
     Attributes:
         index: the call's number in the answer, from 0.
-        id, name: of the call; in its first delta only.
+        id: of the call; in its first delta only.
+        name: of the called tool; in the first delta only.
         arguments: JSON text of the arguments, a stretch of it.
         error: of what was meant as a call and is none: the reason. ``arguments`` is then the whole text, as it was written.
     """

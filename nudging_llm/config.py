@@ -25,7 +25,7 @@ class NudgingConfig(BaseModel):
     Raises:
         ConfigError: an unknown name (the nearest known one is suggested) or a value out of range.
 
-    Example:
+    Examples:
         >>> NudgingConfig(threshold=0.3).threshold
         0.3
     """

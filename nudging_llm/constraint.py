@@ -15,9 +15,10 @@ import re
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
+from itertools import takewhile
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
 from .errors import GrammarError
+from .finite import endless, number_at_end
 from .grammar import Grammar
 from .tokenization import TextCodec
 from .voice import Masks, Model
@@ -38,6 +40,8 @@ _WALKS, _LONGEST, _LONGEST_WALK = 24, 20_000, 2_000
 
 #: A space, or a word or number with the space before it, at the end of a text.
 _WORD_PART = re.compile(r" ?\w*\Z")
+#: How tokens begin that may be a part of a number.
+_NUMERAL = re.compile(rb"[0-9.eE+-]*[0-9]")
 
 
 # -- vocabularies and followers ---------------------------------------------------------------------------------------
@@ -64,6 +68,8 @@ class Vocabulary:
             (self.matching.decode_bytes([token]), token) for token in range(self.size) if token not in self.ends
         )
         self._longer = lru_cache(maxsize=512)(self._find_longer)
+        self._numeral = [(spelling, token) for spelling, token in self._spellings if _NUMERAL.match(spelling)]
+        self._endless = lru_cache(maxsize=512)(lambda number: self._bits(endless(number, self._numeral)))
 
     def spelt(self, tokens: Sequence[int]) -> bytes:
         """What the tokens spell."""
@@ -80,13 +86,21 @@ class Vocabulary:
         allowed = np.frombuffer(mask, dtype=np.uint8)[: len(longer)]
         return bool((allowed & longer[: len(allowed)]).any())
 
+    def finite(self, mask: bytes, number: bytes) -> bytes:
+        """``mask`` without the tokens that would make ``number`` one which no float can hold; as it is if no other is left."""
+        forbidden = self._endless(number)
+        allowed = np.frombuffer(mask, dtype=np.uint8).copy()
+        allowed[: len(forbidden)] &= ~forbidden[: len(allowed)]
+        return allowed.tobytes() if allowed.any() else mask
+
     def _find_longer(self, start: bytes) -> Any:
         """The tokens that begin with ``start`` and are longer, as bits."""
+        found = self._spellings[bisect_left(self._spellings, (start, self.size)) :]
+        return self._bits(token for _, token in takewhile(lambda item: item[0].startswith(start), found))
+
+    def _bits(self, tokens: Iterable[int]) -> Any:
         bits = np.zeros(8 * -(-self.size // 8), dtype=np.uint8)
-        for spelling, token in self._spellings[bisect_left(self._spellings, (start, self.size)) :]:
-            if not spelling.startswith(start):
-                break
-            bits[token] = 1
+        bits[list(tokens)] = 1
         return np.packbits(bits, bitorder="little")
 
 
@@ -126,10 +140,16 @@ def _byte_vocabulary() -> _ByteVocabulary:
 
 
 class _Follower:
-    """A matcher that stands where a text ends, and can be sent to where any other ends."""
+    """A matcher that stands where a text ends, and can be sent to where any other ends.
 
-    def __init__(self, rule: str, tokens: Vocabulary | _ByteVocabulary) -> None:
-        self._tokens = tokens
+    Args:
+        rule: the grammar.
+        tokens: what the text is made of.
+        finite: whether its numbers must be such as a float can hold.
+    """
+
+    def __init__(self, rule: str, tokens: Vocabulary | _ByteVocabulary, finite: bool = False) -> None:
+        self._tokens, self._finite = tokens, finite
         self.matcher = LLMatcher(tokens.matching, rule)
         self._data = b""
         self._marks: list[int] = []  # bytes after each token consumed
@@ -159,6 +179,8 @@ class _Follower:
         mask: bytes = self.matcher.compute_bitmask()
         if self.matcher.is_error():
             raise GrammarError(f"The grammar became too complex to follow: {self.matcher.get_error().splitlines()[0]}")
+        if self._finite and isinstance(self._tokens, Vocabulary) and (number := number_at_end(self._data)):
+            return self._tokens.finite(mask, number)
         return mask
 
 
@@ -219,7 +241,7 @@ class Constraint:
             if model not in self._models:
                 words = vocabulary(codec)
                 rule = self.grammar.joined if model in self._joined else self.grammar.text
-                self._models[model] = _Follower(rule, words), words
+                self._models[model] = _Follower(rule, words, self.grammar.json), words
 
     # Each of these takes the answer's text so far. They are timed together.
 

@@ -47,6 +47,7 @@ class Outcome:
     cut_at_marker: bool
     context_full: Model | None
     closed_early: bool = False
+    call_left_out: bool = False
 
 
 Decode = Generator["Ask | Piece", "Prediction | None", Outcome]
@@ -183,7 +184,8 @@ class Decoder:
         closed = self.writer.close(cut=finish == "length")
         finish = "length" if closed and finish == "stop" else finish
         yield from self.answer.ready(final=True)
-        return Outcome(finish, self.writer.round, self.cut_at_marker, self.context_full, closed)
+        left_out = self.writer.call_left_out
+        return Outcome(finish, self.writer.round, self.cut_at_marker, self.context_full, closed, left_out)
 
     def alone(self, model: Model) -> Generator[Ask | Piece, Prediction | None, FinishReason]:
         if (yield from self._write_forced(model)):

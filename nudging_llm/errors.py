@@ -22,10 +22,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class NudgingError(Exception):
-    """Base class of every error that this package raises on purpose."""
+    """Base class of every error that this package raises on purpose. Can be copied and pickled."""
+
+    #: The class to pickle, where this one is made on the fly.
+    _named: type[NudgingError] | None = None
+
+    def __reduce__(self) -> Any:
+        return _restored, (self._named or type(self), self.args, dict(self.__dict__))
 
 
 class ConfigError(NudgingError, ValueError):
@@ -90,6 +97,13 @@ class StarterError(NudgingError):
 
 class OutOfMemoryError(NudgingError, MemoryError):
     """A forward did not fit into memory. The session was emptied; the next request can run."""
+
+
+def _restored(kind: type[NudgingError], args: tuple[Any, ...], attributes: dict[str, Any]) -> NudgingError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

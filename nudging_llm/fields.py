@@ -176,6 +176,23 @@ class NudgingFields(BaseModel):
             return None
         return max(1, min(known) - self._config().lookahead)
 
+    def _prompt_room(self, reserve: int = 0, kept_by: str = "") -> int | None:
+        """Tokens of prompt beside an answer of ``max_tokens``, less ``reserve``, an option's; None where ``_room`` is.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        room, wanted = self._room(), self._config().max_tokens
+        if room is None:
+            return None
+        if wanted >= room - reserve:
+            kept = f", of which {kept_by} keeps back {reserve:,}" if kept_by else ""
+            raise ConfigError(
+                f"max_tokens={wanted:,} leaves no room for a prompt: there are {room:,} tokens for prompt and answer{kept}. "
+                "Lower max_tokens."
+            )
+        return room - reserve - wanted
+
     def _lazy_with(self, base_model: Any) -> LazyGenerator:
         return lazy_generator(base_model, self.nudging_model, **{name: getattr(self, name) for name in _LOADING})
 
@@ -187,8 +204,10 @@ class NudgingFields(BaseModel):
 
     async def _aloaded(self, lazy: LazyGenerator | None = None) -> NudgingGenerator:
         """As ``_loaded``; the event loop stays free."""
-        lazy = lazy or self._lazy
-        return self._loaded(lazy) if lazy is None or lazy.loaded else await asyncio.to_thread(lazy.get)
+        wanted = lazy or self._lazy
+        if wanted is not None and not wanted.loaded:
+            await asyncio.to_thread(wanted.get)
+        return self._loaded(lazy)
 
     def _call_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """All of the core's options for one call, of which ``asked`` are the call's own."""
@@ -204,6 +223,16 @@ class NudgingFields(BaseModel):
     def model_name(self) -> str:
         """Both models' names."""
         return pair_name(*self._engines())
+
+    def _check_portable(self) -> None:
+        """
+        Raises:
+            ConfigError: the models were given loaded.
+        """
+        if self.generator is not None or any(isinstance(m, tuple) for m in (self.base_model, self.nudging_model)):
+            raise ConfigError(
+                "Loaded models cannot be written down: name the models by hub id or folder (base_model=, nudging_model=)."
+            )
 
     def __deepcopy__(self, memo: Any = None) -> Self:
         """A copy that uses the same models."""

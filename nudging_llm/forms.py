@@ -30,6 +30,7 @@ from .grammar import (
 )
 from .provenance import Provenance
 from .running import Result
+from .schemas import schema_of
 from .tools import HERMES, Choice, Tool, partial_object, read_choice, read_tools
 
 #: The per-call keywords that ask for a form.
@@ -165,7 +166,7 @@ def _schema(asked: Any) -> tuple[Any, Callable[[str], Any]]:
         return asked, json.loads
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(asked)
-        return adapter.json_schema(), adapter.validate_json
+        return schema_of(asked), adapter.validate_json
     except (PydanticUserError, AttributeError, TypeError, ValueError) as error:
         raise GrammarError(
             f"json_schema={asked!r}: give a JSON schema (a dict or a bool), or a type such as a pydantic model ({error})."

@@ -56,7 +56,7 @@ class NudgingGenerator:
         cache_bytes: most memory of the idle sessions' key-value caches, per model; the least recently used goes first.
         batch_size: most requests that share a forward, in ``batch``, ``abatch`` and among concurrent calls.
 
-    Example:
+    Examples:
         >>> gen = NudgingGenerator.starter()                     # doctest: +SKIP
         >>> gen.generate("What is the capital of France?").text  # doctest: +SKIP
     """
@@ -116,14 +116,19 @@ class NudgingGenerator:
         """Load both models.
 
         Args:
-            base_model, nudging_model: a hub id, a local folder, or a loaded ``(model, tokenizer)``.
+            base_model: a hub id, a local folder, or a loaded ``(model, tokenizer)``.
+            nudging_model: the same. Its tokenizer must have a chat template.
             config: defaults of every call.
             device: "auto" (CUDA if there is one, else CPU) or a torch device. Loaded models stay where they are.
             dtype: "auto" (the checkpoint's, or float32 on a CPU without bfloat16 instructions), "float32", "bfloat16",
                 "float16" or a torch dtype.
-            base_model_kwargs, nudging_model_kwargs: for transformers' ``from_pretrained``: ``device_map="auto"``,
-                ``quantization_config``, ``revision``, ``trust_remote_code`` (False unless given)…
-            base_template, cache_slots, cache_bytes, batch_size: see the class.
+            base_model_kwargs: for transformers' ``from_pretrained``: ``device_map="auto"``, ``quantization_config``,
+                ``revision``, ``trust_remote_code`` (False unless given)…
+            nudging_model_kwargs: the same for the nudging model.
+            base_template: see the class.
+            cache_slots: see the class.
+            cache_bytes: see the class.
+            batch_size: see the class.
 
         Raises:
             ModelLoadError: a model cannot be loaded.

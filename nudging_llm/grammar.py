@@ -36,12 +36,14 @@ class Grammar:
         what: how to call it in errors.
         trigger: the text from which on the rule holds, which is part of it; None: from the start.
         joined: the same rule after a space that may be there: how an answer begins for a model whose prompt it is joined to.
+        json: whether what it rules is JSON, in a frame perhaps.
     """
 
     text: str
     what: str
     trigger: str | None = None
     joined: str = ""
+    json: bool = False
 
     def __post_init__(self) -> None:
         if problem := _problem(self.text):
@@ -62,7 +64,7 @@ def json_grammar(schema: Mapping[str, Any] | bool) -> Grammar:
             f"json_schema={schema!r}: give a JSON schema (a dict or a bool), or a type such as a pydantic model."
         )
     rule = _value_rule(schema)
-    return Grammar(f"start: {rule}", "The JSON schema", joined=f'start: " "? body\nbody: {rule}')
+    return Grammar(f"start: {rule}", "The JSON schema", joined=f'start: " "? body\nbody: {rule}', json=True)
 
 
 def _value_rule(schema: Mapping[str, Any] | bool) -> str:
@@ -125,7 +127,7 @@ def calls_grammar(
     answer = "calls"
     if other is not None:
         rules, what, answer = f"{rules}\nother: {_value_rule(other)}", f"{what} or the JSON schema", "(calls | other)"
-    return Grammar(f"start: {answer}\n{rules}", what, trigger, f'start: " "? {answer}\n{rules}')
+    return Grammar(f"start: {answer}\n{rules}", what, trigger, f'start: " "? {answer}\n{rules}', json=True)
 
 
 def _problem(grammar: str) -> str:

@@ -75,7 +75,7 @@ class BaseTemplate:
     Raises:
         TemplateError: the template does not compile.
 
-    Example:
+    Examples:
         >>> BaseTemplate().render([{"role": "user", "content": "Why?"}])
         'Question: Why?\\nAnswer:'
     """

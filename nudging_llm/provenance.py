@@ -133,6 +133,7 @@ class Warning(_Record):
         "cache_never_hit",
         "context_full",
         "closed_early",
+        "call_left_out",
     ]
     message: str
 

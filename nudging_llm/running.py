@@ -473,6 +473,11 @@ def _warnings(record: Provenance, outcome: Outcome | None) -> Iterator[Warning]:
             "went in circles: it may say less than the models would. Raise max_tokens, or bound arrays and strings in the "
             "schema.",
         )
+    if outcome and outcome.call_left_out:
+        yield Warning(
+            code="call_left_out",
+            message="A tool call was begun and left out, as max_tokens had no room for its shortest end. Raise max_tokens.",
+        )
     if outcome and outcome.cut_at_marker:
         yield Warning(
             code="role_marker",

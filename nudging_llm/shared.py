@@ -76,7 +76,8 @@ class LazyEngine:
             text_config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
             return getattr(text_config, "max_position_embeddings", None)
         if self._source != STARTER:
-            return _context_length(Path(self._source))
+            folder = Path(self._source)
+            return _context_length(folder if folder.is_dir() else _downloaded(str(self._source), self._options))
         from . import starter
 
         try:
@@ -131,7 +132,8 @@ def lazy_generator(
     Weights stay in memory while anybody holds what this returns.
 
     Args:
-        base_model, nudging_model: as there, or ``STARTER``.
+        base_model: as there, or ``STARTER``.
+        nudging_model: as there, or ``STARTER``.
 
     Raises:
         ConfigError: a model is none that could be loaded.
@@ -210,8 +212,22 @@ def _name(source: ModelSource, part: str) -> str:
     return str(source)
 
 
-def _context_length(folder: Path) -> int | None:
+def _downloaded(hub_id: str, options: Mapping[str, Any]) -> Path | None:
+    """The folder of a hub's model in this machine's cache; None if it is not there. Asks no network."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        where = {name: options[name] for name in ("cache_dir", "revision") if options.get(name) is not None}
+        found = try_to_load_from_cache(hub_id, "config.json", **where)
+    except (ImportError, ValueError):  # the latter: no hub id, such as the path of a folder that is not there yet
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _context_length(folder: Path | None) -> int | None:
     """As a model folder's config.json has it."""
+    if folder is None:
+        return None
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

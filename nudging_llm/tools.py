@@ -21,6 +21,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import from_json
 
 from .errors import ToolError, nearest
+from .schemas import schema_of
 
 #: Deepest nesting of arguments and schemas. Far beyond any real one, and safe for everything here that recurses.
 MAX_DEPTH = 64
@@ -198,7 +199,7 @@ def _signature_schema(function: Callable[..., Any], name: str) -> dict[str, Any]
 
 def _schema_of(model: type[BaseModel], name: str) -> dict[str, Any]:
     try:
-        return model.model_json_schema()
+        return schema_of(model)
     except (PydanticUserError, NameError, TypeError, ValueError) as error:
         raise ToolError(_no_schema(name, error)) from None
 
@@ -305,14 +306,6 @@ def read_choice(choice: Any, tools: Sequence[Tool]) -> Choice:
         hint = nearest(named, [*_MODES, *names]) if isinstance(named, str) else ""
         raise ToolError(f"tool_choice={short(choice)}: possible are {possible}.{hint}")
     return found
-
-
-def without_unique_items(schema: Any) -> Any:
-    """A pydantic class's schema without ``uniqueItems``, which no grammar can hold: pydantic makes the set itself."""
-    if isinstance(schema, Mapping):
-        kept = {key: value for key, value in schema.items() if not (key == "uniqueItems" and isinstance(value, bool))}
-        return {key: without_unique_items(value) for key, value in kept.items()}
-    return [without_unique_items(item) for item in schema] if isinstance(schema, list) else schema
 
 
 def is_forced(choice: Any) -> bool:
@@ -427,7 +420,7 @@ def tools_section(tools: Sequence[Tool], choice: Choice | None = None) -> str:
 def transcript_tools(tools: Sequence[Tool]) -> str:
     """Tools in plain text, for a base model's transcript: one line each, as a signature. Empty if there are none.
 
-    Example:
+    Examples:
         >>> print(transcript_tools([Tool("roll", "Roll dice.", {"properties": {"sides": {"type": "integer"}}})]))
         Functions:
         - roll(sides?: integer): Roll dice.

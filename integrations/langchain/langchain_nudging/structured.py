@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Literal
 
@@ -16,9 +17,11 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from pydantic import BaseModel, Field
 
 from nudging_llm import ConfigError
-from nudging_llm.tools import partial_object, without_unique_items
+from nudging_llm.schemas import schema_of
+from nudging_llm.tools import partial_object
 
 Method = Literal["function_calling", "json_schema", "json_mode"]
+_JSON_TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 METHODS: tuple[Method, ...] = ("function_calling", "json_schema", "json_mode")
 
 
@@ -28,6 +31,8 @@ def tool_definition(tool: Any) -> dict[str, Any]:
     LangChain's own conversion cuts schemas that refer to themselves, and drops those that have no properties; where it would,
     the schema is taken as it was given, or as pydantic writes it.
     """
+    if _served(tool):
+        return dict(tool)  # LangChain would make a function without parameters of it; the core refuses it by its type
     definition = convert_to_openai_tool(tool)
     if isinstance(tool, Tool) and not tool.args_schema:  # one text, as LangChain has it
         return definition
@@ -45,10 +50,11 @@ def schema_tool(schema: Any) -> dict[str, Any]:
     Raises:
         ConfigError: it is no schema of an object.
     """
-    found = _relaxed(schema, _checked(schema, tool_definition))
+    found = _checked(schema, tool_definition)
     if found.get("type") != "function":
         raise _no_schema(schema, "it is no function")
-    return found
+    function = found["function"]  # a generic class's name has brackets, a title may have spaces
+    return {**found, "function": {**function, "name": re.sub(r"[^a-zA-Z0-9_-]", "_", function["name"])[:64]}}
 
 
 def json_schema(schema: Any) -> dict[str, Any]:
@@ -57,17 +63,10 @@ def json_schema(schema: Any) -> dict[str, Any]:
     Raises:
         ConfigError: it is none of these.
     """
-    found: dict[str, Any] = _relaxed(schema, _checked(schema, convert_to_json_schema))
+    found: dict[str, Any] = _checked(schema, convert_to_json_schema)
     if own := _own_schema(schema):
-        own = _relaxed(schema, own)
         return {**own, **{key: found[key] for key in ("title", "description") if key in found}}
     return _plain_schema(schema) or found
-
-
-def _relaxed(schema: Any, found: dict[str, Any]) -> dict[str, Any]:
-    """What a grammar need not hold, as the class does it itself."""
-    own = inspect.isclass(schema) and issubclass(schema, BaseModel)
-    return without_unique_items(found) if own else found
 
 
 def _checked(schema: Any, convert: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
@@ -81,6 +80,14 @@ def _no_schema(schema: Any, why: object) -> ConfigError:
     return ConfigError(f"schema={schema!r}: give a pydantic class, a TypedDict, or a JSON schema with a title ({why}).")
 
 
+def _served(tool: Any) -> bool:
+    """Whether a tool is one that another vendor's server has."""
+    if not isinstance(tool, dict) or not isinstance(kind := tool.get("type"), str):
+        return False
+    parameters = {"function", "parameters", "input_schema", "properties"} & set(tool)
+    return kind not in _JSON_TYPES | {"function", "custom"} and not parameters
+
+
 def _plain_schema(schema: Any) -> dict[str, Any] | None:
     """A dict that is a JSON schema itself, not a function that holds one."""
     if not isinstance(schema, dict) or not {"type", "properties", "anyOf", "oneOf", "allOf", "$ref", "enum"} & set(
@@ -92,11 +99,11 @@ def _plain_schema(schema: Any) -> dict[str, Any] | None:
 
 
 def _own_schema(schema: Any) -> dict[str, Any] | None:
-    """What pydantic writes for a class, if it needs references."""
+    """A class's schema, if it needs references, which LangChain cuts, or another spelling than pydantic's."""
     if not (inspect.isclass(schema) and issubclass(schema, BaseModel)):
         return None
-    own = schema.model_json_schema()
-    return own if "$defs" in own else None
+    own = schema_of(schema)
+    return own if "$defs" in own or own != schema.model_json_schema() else None
 
 
 class StructuredOutput(BaseTransformOutputParser[Any]):

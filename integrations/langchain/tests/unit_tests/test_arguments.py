@@ -38,6 +38,7 @@ from tests.scripted import rules, scripted_pair
 
 TEXT = "One. Two! Three? Four; five, six."
 Pair = tuple[Any, Any]
+ROOM = 2048  # tokens of context of the random models
 
 
 @pytest.fixture
@@ -53,11 +54,15 @@ def model(generator: NudgingGenerator) -> ChatNudging:
 @pytest.fixture(scope="module")
 def pair() -> Pair:
     """Two loaded random models."""
-    return (tiny_model(7), tiny_tokenizer(False)), (tiny_model(57), tiny_tokenizer(True))
+    return (roomy(7), tiny_tokenizer(False)), (roomy(57), tiny_tokenizer(True))
+
+
+def roomy(seed: int) -> Any:
+    return tiny_model(seed, max_position_embeddings=ROOM)
 
 
 def save(folder: Path, seed: int) -> str:
-    tiny_model(seed).save_pretrained(folder)
+    roomy(seed).save_pretrained(folder)
     tiny_tokenizer(True).save_pretrained(folder)
     return str(folder)
 
@@ -295,11 +300,11 @@ def test_an_option_that_is_none_is_as_if_it_were_not_given(model):
 @pytest.mark.parametrize("ask", ["invoke", "ainvoke"])
 def test_a_prompt_that_is_too_long_raises_and_nothing_is_cut(pair, ask):
     model = ChatNudging(base_model=pair[0], nudging_model=pair[1], max_tokens=20)
-    long = "word " * 60
+    long = "word " * 500
     with pytest.raises(ContextOverflowError) as error:
         model.invoke(long) if ask == "invoke" else asyncio.run(model.ainvoke(long))
-    assert error.value.limit == 256 and error.value.excess > 0
-    assert get_provenance(model.invoke("word")).base.prompt_tokens < 256
+    assert error.value.limit == ROOM and error.value.excess > 0
+    assert get_provenance(model.invoke("word")).base.prompt_tokens < ROOM
 
 
 @pytest.mark.parametrize(
@@ -504,7 +509,7 @@ def test_the_cache_s_key_differs_by_the_models(on_disk, folders, pair):
         key(ChatNudging(**{**on_disk, "nudging_model": folders["other"]})),
         key(ChatNudging(**{**on_disk, "base_model": folders["nudging"], "nudging_model": folders["base"]})),
         key(ChatNudging(base_model=pair[0], nudging_model=pair[1])),
-        key(ChatNudging(base_model=(tiny_model(7), tiny_tokenizer(False)), nudging_model=pair[1])),
+        key(ChatNudging(base_model=(roomy(7), tiny_tokenizer(False)), nudging_model=pair[1])),
         key(ChatNudging(generator=scripted_pair(rules()))),
         key(ChatNudging(generator=scripted_pair(rules()))),
         key(ChatNudging.starter()),
@@ -551,7 +556,7 @@ def test_the_profile_claims_what_is_there_and_no_more(on_disk, pair):
         assert profile["tool_calling"] and profile["structured_output"] and profile["text_inputs"]
         assert not (profile["image_inputs"] or profile["audio_inputs"] or profile["video_inputs"])
         assert not profile["reasoning_output"]
-        assert (profile["max_input_tokens"], profile["max_output_tokens"]) == (256 - 20 - 6, 20)
+        assert (profile["max_input_tokens"], profile["max_output_tokens"]) == (ROOM - 20 - 6, 20)
 
 
 def test_a_prompt_of_as_many_tokens_as_the_profile_says_is_answered(pair):

@@ -109,12 +109,12 @@ def async_callback(model: ChatNudging) -> Found:
 
 
 def rag(model: ChatNudging) -> Found:
-    """Provenance of the question itself, so that the answer is the same as without documents."""
-    store = InMemoryVectorStore.from_documents([Document("A text.")], DeterministicFakeEmbedding(size=8))
-    prompt = ChatPromptTemplate.from_messages([("human", "{question}")])
-    chain = {"context": store.as_retriever(), "question": RunnablePassthrough()} | RunnablePassthrough.assign(
-        answer=prompt | model
+    store = InMemoryVectorStore.from_documents([Document("It was written in May.")], DeterministicFakeEmbedding(size=8))
+    prompt = ChatPromptTemplate.from_messages(
+        [("system", "Answer from this text:\n{context}"), ("human", "{question}")]
     )
+    context = store.as_retriever() | (lambda documents: "\n".join(document.page_content for document in documents))
+    chain = {"context": context, "question": RunnablePassthrough()} | RunnablePassthrough.assign(answer=prompt | model)
     return (answer := chain.invoke(QUESTION)["answer"]), answer
 
 
@@ -153,15 +153,15 @@ def failing_once() -> RunnableLambda[Any, Any]:
 
 
 def retry(model: ChatNudging) -> Found:
-    chain = (failing_once() | model).with_retry(stop_after_attempt=2, wait_exponential_jitter=False)
+    """The first answer is written, and lost behind the model."""
+    chain = (model | failing_once()).with_retry(stop_after_attempt=2, wait_exponential_jitter=False)
     return (answer := chain.invoke(QUESTION)), answer
 
 
 def fallback(model: ChatNudging) -> Found:
-    def broken(_: Any) -> AIMessage:
-        raise RuntimeError("always")
-
-    return (answer := RunnableLambda(broken).with_fallbacks([model]).invoke(QUESTION)), answer
+    """The first model is given up on while it writes."""
+    slow = ChatNudging(generator=model.generator, timeout=1e-9)
+    return (answer := slow.with_fallbacks([model]).invoke(QUESTION)), answer
 
 
 def cache_hit(model: ChatNudging) -> Found:
@@ -208,7 +208,8 @@ PATHS: dict[str, Callable[[ChatNudging], Found]] = {
 
 @pytest.mark.parametrize("name", PATHS)
 def test_provenance_survives(name: str, model: ChatNudging, generator: NudgingGenerator) -> None:
-    expected = generator.generate(QUESTION).provenance
+    context = [{"role": "system", "content": "Answer from this text:\nIt was written in May."}] if PATHS[name] is rag else []
+    expected = generator.generate([*context, {"role": "user", "content": QUESTION}]).provenance
     assert {piece.source for piece in expected.pieces} == {"base", "nudging"}
     record_holder, piece_holder = PATHS[name](model)
     record = record_holder if isinstance(record_holder, Provenance) else get_provenance(record_holder)

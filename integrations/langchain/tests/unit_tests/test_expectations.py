@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
+from datetime import timedelta
+from decimal import Decimal
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import langchain_core.exceptions
 import pytest
@@ -18,12 +22,12 @@ from langchain_core.messages import AIMessage, HumanMessage, trim_messages
 from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import Tool, tool
 from langgraph.checkpoint.memory import InMemorySaver
-from pydantic import BaseModel
+from pydantic import UUID4, BaseModel, HttpUrl, ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from langchain_nudging import ChatNudging, ProvenanceCallbackHandler, get_pieces, get_provenance
-from nudging_llm import ConfigError, ContextOverflowError, GrammarError, NudgingConfig, NudgingGenerator
+from nudging_llm import ConfigError, ContextOverflowError, GrammarError, NudgingConfig, NudgingGenerator, ToolError
 from nudging_llm.backends.transformers import TransformersEngine
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.scripted import rules, scripted_pair
@@ -95,22 +99,23 @@ def test_a_classic_tool_takes_one_text() -> None:
     assert search.invoke(made).content == "results for Rome"
 
 
-@tool
-def label(tags: set[str]) -> str:
-    """Label it."""
-    return " ".join(tags)
+LABEL = {
+    "name": "label",
+    "description": "Label it.",
+    "input_schema": {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}},
+}
 
 
 def test_a_tool_that_no_grammar_can_hold_does_not_stop_the_others() -> None:
     model = scripted(("[Rr]ome", call("Rome")))
     with pytest.warns(UserWarning, match=r"arguments of the tool 'label' are any object.*uniqueItems"):
-        assert model.bind_tools([label, get_weather]).invoke("hello").text.startswith("Hello!")
+        assert model.bind_tools([LABEL, get_weather]).invoke("hello").text.startswith("Hello!")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        [made] = model.bind_tools([label, get_weather]).invoke("Rome?").tool_calls
+        [made] = model.bind_tools([LABEL, get_weather]).invoke("Rome?").tool_calls
     assert made["args"] == {"city": "Rome"}
     with pytest.raises(GrammarError, match=r"The tool 'label': .*uniqueItems"):
-        model.bind_tools([label, get_weather], tool_choice="any").invoke("hello")
+        model.bind_tools([LABEL, get_weather], tool_choice="any").invoke("hello")
 
 
 @pytest.mark.parametrize("choice", [None, "auto", "none", False, {"type": "auto"}, {"type": "none"}])
@@ -207,7 +212,7 @@ def test_a_summarising_agent_recovers_from_a_summary_that_is_too_long() -> None:
 @pytest.fixture
 def folders(tmp_path: Path) -> dict[str, str]:
     for name, seed in (("base", 7), ("other", 3), ("nudging", 57)):
-        tiny_model(seed).save_pretrained(tmp_path / name)
+        tiny_model(seed, max_position_embeddings=2048).save_pretrained(tmp_path / name)
         tiny_tokenizer(True).save_pretrained(tmp_path / name)
     return {name: str(tmp_path / name) for name in ("base", "other", "nudging")}
 
@@ -296,3 +301,150 @@ def test_sets_are_made_by_pydantic(method: Any) -> None:
         text = f'<tool_call>\n{{"name": "Tagged", "arguments": {arguments}}}\n</tool_call>'
     model = scripted((".", text)).with_structured_output(Tagged, method=method)
     assert model.invoke("Tag it.") == Tagged(tags={"a", "b"})
+
+
+@tool
+def tag(words: set[str]) -> str:
+    """Tag it."""
+    return " ".join(sorted(words))
+
+
+def test_a_tool_may_take_a_set() -> None:
+    asked = '<tool_call>\n{"name": "tag", "arguments": {"words": ["b", "a", "b"]}}\n</tool_call>'
+    [made] = scripted((".", asked)).bind_tools([tag], tool_choice="any").invoke("hello").tool_calls
+    assert tag.invoke(made).content == "a b"
+
+
+class Priced(BaseModel):
+    """A thing and its price."""
+
+    price: Decimal
+    link: HttpUrl
+    id: UUID4
+    lasts: timedelta
+    rooms: dict[int, str]
+
+
+@pytest.mark.parametrize("method", ["function_calling", "json_schema", "json_mode"])
+def test_types_that_check_more_than_their_schema_are_met(method: Any) -> None:
+    """Random models write whatever the grammar lets them."""
+    size = dict(max_position_embeddings=4096)
+    models = [(tiny_model(seed, **size), tiny_tokenizer(True)) for seed in (7, 57)]
+    model = ChatNudging(base_model=models[0], nudging_model=models[1], max_tokens=400)
+    for question in ("a", "b", "c"):
+        found = model.with_structured_output(Priced, method=method).invoke(question)
+        assert isinstance(found, Priced) and found.price.is_finite()
+
+
+@pytest.mark.parametrize("method", ["function_calling", "json_schema"])
+def test_generic_classes_and_titles_with_spaces_are_asked_for(method: Any) -> None:
+    T = TypeVar("T")
+
+    class Box(BaseModel, Generic[T]):
+        item: T
+
+    model = scripted((".", '<tool_call>\n{"name": "Box_int_", "arguments": {"item": 3}}\n</tool_call>'))
+    found = model.with_structured_output(Box[int], method=method).invoke("a")
+    assert isinstance(found, Box)
+    spaced = {"title": "A box", "type": "object", "properties": {"item": {"type": "integer"}}, "required": ["item"]}
+    assert isinstance(model.with_structured_output(spaced, method=method).invoke("a")["item"], int)
+
+
+# -- what does not fit, what was made elsewhere -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokens", [20, 40])
+def test_a_call_for_which_there_is_no_room_is_told(tokens: int) -> None:
+    model = scripted((".", call("word " * 100)), max_tokens=tokens)
+    answer = model.bind_tools([get_weather]).invoke("hello")
+    record = get_provenance(answer)
+    assert answer.text == "" and answer.tool_calls == [] and record is not None
+    assert record.finish_reason == "length" and "call_left_out" in [warning.code for warning in record.warnings]
+    whole = get_provenance(model.bind_tools([get_weather]).invoke("hello", max_tokens=300))
+    assert whole is not None and "call_left_out" not in [warning.code for warning in whole.warnings]
+
+
+def test_an_answer_that_leaves_no_room_for_a_prompt_is_refused_when_the_model_is_made(folders: dict[str, str]) -> None:
+    named = {"base_model": folders["base"], "nudging_model": folders["nudging"]}
+    with pytest.raises(ValidationError, match=r"max_tokens=100,000 leaves no room for a prompt: there are"):
+        ChatNudging(**named, max_tokens=100_000)
+
+
+def test_the_profile_learns_from_loaded_models_and_from_options(tmp_path: Path) -> None:
+    """Folders that are not there yet stand for hub ids that are not downloaded."""
+    named = {name: str(tmp_path / name) for name in ("base_model", "nudging_model")}
+    model = ChatNudging(**named, max_tokens=8)
+    given = ChatNudging(**named, max_tokens=8, profile={"max_input_tokens": 17})
+    assert "max_input_tokens" not in model.profile
+    for seed, folder in enumerate(named.values()):
+        tiny_model(seed, max_position_embeddings=512).save_pretrained(folder)
+        tiny_tokenizer(True).save_pretrained(folder)
+    model.invoke("a")
+    assert model.profile["max_input_tokens"] == 512 - 16 - 8 and model.profile["structured_output"]
+    SummarizationMiddleware(model, trigger=("fraction", 0.5))
+    model.max_tokens = 20
+    assert model.profile["max_output_tokens"] == 20 and model.profile["max_input_tokens"] == 512 - 16 - 20
+    given.invoke("a")
+    assert given.profile == {"max_input_tokens": 17}
+
+
+def test_a_downloaded_hub_model_s_length_is_known_before_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def cached(repo: str, name: str, **where: Any) -> str:
+        asked.append((repo, name, where))
+        (tmp_path / name).write_text('{"max_position_embeddings": 900}')
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    model = ChatNudging(
+        base_model="some/base", nudging_model="some/small", base_model_kwargs={"revision": "r"}, max_tokens=84
+    )
+    assert model.profile["max_input_tokens"] == 900 - 16 - 84
+    assert ("some/base", "config.json", {"revision": "r"}) in asked
+
+
+def test_models_and_errors_can_be_pickled() -> None:
+    model = ChatNudging(base_model="some/base", nudging_model="some/small", threshold=0.3, max_tokens=9, stop=["x"])
+    again = pickle.loads(pickle.dumps(model))
+    assert again._identifying_params == model._identifying_params and again.profile == model.profile
+    with pytest.raises(ConfigError, match="Loaded models cannot be written down"):
+        pickle.dumps(scripted())
+    small = [(tiny_model(seed), tiny_tokenizer(True)) for seed in (7, 57)]
+    with pytest.raises(ContextOverflowError) as caught:
+        ChatNudging(base_model=small[0], nudging_model=small[1], max_tokens=8).invoke("word " * 100)
+    for error in (copy.copy(caught.value), pickle.loads(pickle.dumps(caught.value))):
+        assert isinstance(error, ContextOverflowError) and str(error) == str(caught.value)
+        assert error.excess == caught.value.excess > 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("temperature", "hot"), ("max_tokens", "ten"), ("stop", 5), ("timeout", "5")]
+)
+def test_a_wrong_value_in_a_call_is_named(option: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{option}={value!r}"):
+        scripted((".", "x")).invoke("a", **{option: value})
+
+
+def test_another_vendor_s_tool_is_refused_by_its_type() -> None:
+    served = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
+    with pytest.raises(ToolError, match=r"of the type 'web_search_20250305'; only functions can be offered"):
+        scripted((".", "x")).bind_tools([served]).invoke("a")
+
+
+SERVED: list[list[dict[str, Any]]] = [
+    [{"type": "web_search_call", "id": "ws_1", "status": "completed"}],
+    [
+        {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "x"}},
+        {"type": "web_search_tool_result", "tool_use_id": "s1", "content": []},
+    ],
+    [{"type": "server_tool_call", "id": "s1", "name": "web_search", "args": {"query": "x"}}],
+]
+
+
+@pytest.mark.parametrize("blocks", SERVED, ids=lambda blocks: blocks[0]["type"])
+def test_what_another_vendor_s_server_did_is_left_out(blocks: list[dict[str, Any]]) -> None:
+    said = AIMessage([*blocks, {"type": "text", "text": "Found it."}])
+    assert scripted((".", "Fine.")).invoke([HumanMessage("a"), said, HumanMessage("b")]).text == "Fine."

@@ -183,6 +183,12 @@ def test_two_finished_messages_can_be_added(model, chunks):
     assert [piece.text for piece in get_pieces(both)] == [p.text for p in (*get_pieces(first), *get_pieces(second))]
 
 
+def test_no_key_means_something_to_langchain(chunks):
+    """It joins list items by ``index``, and compares ``id``, ``created`` and ``timestamp``."""
+    keys = {key for chunk in chunks for piece in chunk.additional_kwargs.get("nudging", ()) for key in piece}
+    assert keys and not keys & {"index", "id", "created", "timestamp"}
+
+
 def test_chunks_survive_json(chunks):
     again = [AIMessageChunk.model_validate(json.loads(chunk.model_dump_json())) for chunk in chunks]
     assert answer(reduce(add, again)) == answer(reduce(add, chunks))

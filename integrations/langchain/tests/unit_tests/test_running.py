@@ -136,8 +136,14 @@ async def test_forty_streams_over_real_models_are_what_each_is_alone(tiny):
     questions = [f"What about number {i}?" for i in range(40)]
     alone = [tiny.invoke(question).text for question in questions]
     assert len(set(alone)) > 20
-    found = await asyncio.wait_for(tiny.abatch(questions), 2 * PATIENCE)
-    assert [message.text for message in found] == alone
+
+    async def streamed(question: str) -> str:
+        return "".join([chunk.text async for chunk in tiny.astream(question)])
+
+    found = await asyncio.wait_for(asyncio.gather(*map(streamed, questions)), 2 * PATIENCE)
+    assert found == alone
+    found = [message.text for message in await asyncio.wait_for(tiny.abatch(questions), 2 * PATIENCE)]
+    assert found == alone
 
 
 async def test_tasks_share_forwards(model, generator):
@@ -148,9 +154,12 @@ async def test_tasks_share_forwards(model, generator):
 @pytest.mark.parametrize("batch", ["batch", "abatch"])
 def test_a_batch_shares_forwards_and_keeps_its_order(model, generator, batch):
     questions = [f"number {i}" for i in range(16)]
-    found = model.batch(questions) if batch == "batch" else asyncio.run(model.abatch(questions))
-    assert [message.text for message in found] == [answer_to(i) for i in range(16)]
-    assert max(generator.base.most_rows, generator.nudging.most_rows) > 1
+    for _ in range(20):  # these models answer at once: on a busy machine threads may just miss one another
+        found = model.batch(questions) if batch == "batch" else asyncio.run(model.abatch(questions))
+        assert [message.text for message in found] == [answer_to(i) for i in range(16)]
+        if max(generator.base.most_rows, generator.nudging.most_rows) > 1:
+            return
+    raise AssertionError("no two of them shared a forward")
 
 
 def test_a_batch_can_keep_what_fails_apart(model):

@@ -17,7 +17,15 @@ from pydantic import ValidationError
 
 import llama_index.llms.nudging
 from llama_index.llms.nudging import NudgingLLM, get_provenance
-from nudging_llm import BaseTemplate, ConfigError, ContextOverflowError, NudgingConfig, NudgingGenerator, ToolError
+from nudging_llm import (
+    BaseTemplate,
+    ConfigError,
+    ContextOverflowError,
+    MessageError,
+    NudgingConfig,
+    NudgingGenerator,
+    ToolError,
+)
 from nudging_llm.backends.transformers import TransformersEngine
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.scripted import rules, scripted_pair
@@ -237,3 +245,9 @@ def test_what_is_said_is_not_more_than_asked() -> None:
     assert llm.complete("The capital?").text == "Paris."
     assert llm.complete("Be kind.\n\nThe capital?", formatted=True).text == "Paris."
     assert set(llama_index.llms.nudging.__all__) <= set(dir(llama_index.llms.nudging))
+
+
+@pytest.mark.parametrize("method", ["complete", "stream_complete"])
+def test_a_prompt_that_is_no_text_is_refused(llm: NudgingLLM, method: str) -> None:
+    with pytest.raises(MessageError, match=r"prompt=3: give a text"):
+        getattr(llm, method)(3)

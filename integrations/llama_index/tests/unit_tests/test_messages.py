@@ -77,6 +77,15 @@ def test_the_system_prompt_is_there_exactly_once(messages: list[ChatMessage]) ->
     assert first["content"].startswith("Be brief.")
 
 
+def test_a_quotation_of_the_system_prompt_is_none() -> None:
+    [first, *_] = read_messages(
+        to_core_messages([system("Never say 'Be brief.' to users."), user("Why?")], "Be brief.")
+    )
+    assert first["content"] == "Be brief.\n\nNever say 'Be brief.' to users."
+    [first, *_] = read_messages(to_core_messages([system("Be brief.\nContext: salt."), user("Why?")], "Be brief."))
+    assert first["content"] == "Be brief.\nContext: salt."
+
+
 def test_a_result_finds_the_name_of_its_call() -> None:
     found = read_messages(to_core_messages([user("1 + 2?"), call("c1", a=1, b=2), result("c1", "3")]))
     assert found[-1] == {"role": "tool", "content": "3", "tool_call_id": "c1", "name": "add"}

@@ -19,6 +19,7 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers.base import BaseEventHandler
 from llama_index.core.llms import ChatMessage
 from llama_index.core.memory import Memory
+from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.query_engine import RouterQueryEngine, SubQuestionQueryEngine
 from llama_index.core.question_gen import LLMQuestionGenerator
 from llama_index.core.selectors import LLMSingleSelector, PydanticSingleSelector
@@ -47,10 +48,11 @@ TABLE = """\
 | `predict`, `stream`, `apredict`, `astream` | | | yes | yes | yes |
 | `structured_predict`, `stream_structured_predict`, `as_structured_llm`, async twins | | | yes | | yes |
 | `predict_and_call`, `apredict_and_call` | | | yes | | yes |
-| query engine: `compact`, `refine`, `tree_summarize`, `simple_summarize`; `query`, `aquery` | | | yes | yes | yes |
+| query engine: `compact`, `refine`, `tree_summarize`, `simple_summarize`, `generation`; `query`, `aquery` | | | yes | yes | yes |
 | query engine: `accumulate`, `compact_accumulate`; `query`, `aquery` | | | yes | yes | yes |
 | query engine, `streaming=True` | | | yes | yes | yes |
 | query engine with `output_cls` | | | yes | | yes |
+| query engine with `structured_answer_filtering`, streaming or not; `FunctionCallingProgram` | | | yes | | yes |
 | `RouterQueryEngine`, `SubQuestionQueryEngine` | | | yes | yes | yes |
 | chat engine, all modes: `chat`, `stream_chat`, `achat`, `astream_chat` | | | yes | yes | yes |
 | memory of a chat engine: `simple` | | yes | yes | yes | yes |
@@ -283,7 +285,8 @@ def aqueried(mode: str, **options: Any) -> Run:
     return run
 
 
-WHOLE, MANY = ("compact", "refine", "tree_summarize", "simple_summarize"), ("accumulate", "compact_accumulate")
+WHOLE = ("compact", "refine", "tree_summarize", "simple_summarize", "generation")
+MANY = ("accumulate", "compact_accumulate")
 for mode in (*WHOLE, *MANY):
     row = "query engine: `accumulate`" if mode in MANY else "query engine: `compact`"
     path(row, f"{mode}, query", queried(mode))
@@ -292,7 +295,7 @@ for mode in (*WHOLE, *MANY):
         path("query engine, `streaming", f"{mode}, streaming query", queried(mode, streaming=True))
         path("query engine, `streaming", f"{mode}, streaming query, str", printed(mode))
         path("query engine, `streaming", f"{mode}, streaming aquery", aqueried(mode, streaming=True))
-    if mode != "simple_summarize":
+    if mode not in ("simple_summarize", "generation"):  # one prompt, whatever stands in it
         path(row, f"{mode}, query, several prompts", queried(mode, small=True))
     if mode in ("tree_summarize", *MANY):
         path(row, f"{mode}, query, several at once", queried(mode, small=True, use_async=True))
@@ -321,8 +324,61 @@ async def of_class_async(llm: NudgingLLM) -> Found:
 
 
 for mode in ("compact", "refine", "tree_summarize"):
-    path("query engine with", f"output_cls, {mode}", of_class(mode))
-path("query engine with", "output_cls, compact, aquery", of_class_async)
+    path("query engine with `output", f"output_cls, {mode}", of_class(mode))
+path("query engine with `output", "output_cls, compact, aquery", of_class_async)
+
+
+def filtering(mode: str, streaming: bool) -> Run:
+    """The engine asks whether the context answers the question, and shows the answer if it does."""
+    script = rules(
+        otherwise=call("StructuredRefineResponse", '{"query_satisfied": true, "answer": "At twenty to ten."}')
+    )
+
+    def made() -> Any:
+        return engine(scripted(script), mode, streaming=streaming, structured_answer_filtering=True)
+
+    def run(_: NudgingLLM) -> Found:
+        response = made().query(QUESTION)
+        text = "".join(response.response_gen) if streaming else str(response)
+        assert text == "At twenty to ten."
+        return Found(response, text)
+
+    return run
+
+
+for mode in ("compact", "refine"):
+    path("query engine with `structured", f"filtering, {mode}", filtering(mode, False))
+    path("query engine with `structured", f"filtering, {mode}, streaming", filtering(mode, True))
+
+
+def programmed(how: Callable[[FunctionCallingProgram], Any]) -> Run:
+    """An object that one of LlamaIndex's programs makes, of random models."""
+
+    def made(llm: NudgingLLM) -> FunctionCallingProgram:
+        longer = llm.with_options(max_tokens=300)
+        return FunctionCallingProgram.from_defaults(Trip, prompt_template_str="Plan {what}.", llm=longer)
+
+    def run(llm: NudgingLLM) -> Any:
+        found = how(made(llm))
+        return arun(found) if inspect.isawaitable(found) else given(found)
+
+    async def arun(found: Any) -> Found:
+        return given(await found)
+
+    def given(found: Any) -> Found:
+        assert type(found) is Trip
+        return Found(found, str(found))
+
+    return run
+
+
+for name, how in {
+    "call": lambda program: program(what="a trip"),
+    "acall": lambda program: program.acall(what="a trip"),
+    "stream_call": lambda program: list(program.stream_call(what="a trip"))[-1],
+    "astream_call": lambda program: last(program.astream_call(what="a trip")),
+}.items():
+    path("query engine with `structured", f"program, {name}", programmed(how))
 
 ENGINE_SCRIPT = rules(
     ("red.*Sub question|Sub question.*red", "It is red, and leaves at 9:40."),

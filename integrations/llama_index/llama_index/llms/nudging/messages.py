@@ -20,6 +20,7 @@ from llama_index.core.tools import BaseTool
 from pydantic.errors import PydanticUserError
 
 from nudging_llm import MessageError, ToolError, UnsupportedContentError
+from nudging_llm.schemas import schema_of
 
 _ROLES = {
     MessageRole.SYSTEM: "system",
@@ -68,9 +69,14 @@ def to_core_messages(messages: Sequence[ChatMessage], system_prompt: str | None 
         found.append(core)
     if found and all(item["role"] == "system" for item in found):
         found[-1]["role"] = "user"
-    if system_prompt and not any(item["role"] == "system" and system_prompt in item["content"] for item in found):
+    if system_prompt and not any(item["role"] == "system" and _says(item["content"], system_prompt) for item in found):
         found.insert(0, {"role": "system", "content": system_prompt})
     return found
+
+
+def _says(text: str, prompt: str) -> bool:
+    """Whether ``prompt`` stands in ``text``, in lines of its own: not as a quotation."""
+    return f"\n{prompt.strip()}\n" in f"\n{text.strip()}\n"
 
 
 def is_react(messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -109,10 +115,17 @@ def tool_definition(tool: Any) -> Any:
         ) from None
 
 
+def is_program_tool(tool: Any) -> bool:
+    """Whether a tool is a class that one of LlamaIndex's programs wants an object of."""
+    made = getattr(tool, "real_fn", None)
+    place = f"{getattr(made, '__module__', '')}.{getattr(made, '__qualname__', '')}"
+    return place == "llama_index.core.program.function_program.get_function_tool.<locals>.model_fn"
+
+
 def _definition(tool: BaseTool) -> dict[str, Any]:
     definition = tool.metadata.to_openai_tool(skip_length_check=True)
     if tool.metadata.fn_schema is not None:  # LlamaIndex's own conversion keeps five of its keys
-        own = tool.metadata.fn_schema.model_json_schema()
+        own = schema_of(tool.metadata.fn_schema)
         shown = {key: value for key, value in own.items() if key not in ("title", "description")}
         definition["function"]["parameters"] = {"type": "object", **shown}
     return definition

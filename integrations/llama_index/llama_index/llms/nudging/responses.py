@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +18,7 @@ from llama_index.core.base.llms.types import (
 
 from nudging_llm import CallDelta, Piece, Provenance, Result, SortedPiece, Sorter, ToolCall
 from nudging_llm.channels import finish_word
+from nudging_llm.tools import partial_object
 
 from .provenance import ID, KEY, Recorder
 
@@ -35,6 +36,7 @@ class Written:
         raw: what ``raw`` shall be.
         deltas: what it adds to calls.
         calls: of a last one, all calls; None before.
+        growing: for LlamaIndex's programs, the call as far as it has come.
         id: of a last one, the call of the model; None before.
     """
 
@@ -43,6 +45,7 @@ class Written:
     raw: dict[str, Any]
     deltas: tuple[CallDelta, ...] = ()
     calls: tuple[ToolCall, ...] | None = None
+    growing: tuple[ToolCall, ...] = ()
     id: str | None = None
 
 
@@ -58,6 +61,7 @@ class ResponseWriter(Generic[Response]):
         make: makes a response of the kind asked for.
         model_name: for ``raw``.
         single: whether more than one call is one too many.
+        growing: whether a program reads along, which wants the call on every response.
     """
 
     def __init__(
@@ -67,10 +71,12 @@ class ResponseWriter(Generic[Response]):
         make: Callable[[Written], Response],
         model_name: str,
         single: bool = False,
+        growing: bool = False,
     ) -> None:
         self._sorter, self.recorder = sorter, recorder
         self._make: Callable[[Written], Response] = make
         self._model_name, self._single = model_name, single
+        self._growing: _Growing | None = _Growing() if growing else None
         self._text = ""
         self._begun: list[Piece] = []  # of calls, of which it is not known whether they become any
 
@@ -95,7 +101,8 @@ class ResponseWriter(Generic[Response]):
             "usage": usage(record),
             "finish_reason": finish_word(record, bool(calls)),
         }
-        yield self._make(Written(self._text, delta, raw, calls=calls, id=self.recorder.call.id))
+        growing = calls if self._growing else ()
+        yield self._make(Written(self._text, delta, raw, calls=calls, growing=growing, id=self.recorder.call.id))
 
     def left(self, record: Provenance) -> None:
         """Nobody reads on: the call ends with what there is."""
@@ -112,7 +119,8 @@ class ResponseWriter(Generic[Response]):
             self._begun.append(found.piece)
         self._text += delta
         raw = {KEY: {"id": self.recorder.call.id, "piece": found.to_dict()}}
-        return self._make(Written(self._text, delta, raw, found.calls))
+        growing = self._growing.more(found.calls) if self._growing else ()
+        return self._make(Written(self._text, delta, raw, found.calls, growing=growing))
 
     def _meant(self, result: Result) -> Iterator[Piece]:
         """The pieces in which stands what was meant as a call and is none, without the calls' own."""
@@ -121,6 +129,21 @@ class ResponseWriter(Generic[Response]):
                 a, b = max(start, piece.start), min(end, piece.start + len(piece.text))
                 if a < b:
                     yield replace(piece, text=piece.text[a - piece.start : b - piece.start])
+
+
+class _Growing:
+    """The first call of an answer, as far as it has come."""
+
+    def __init__(self) -> None:
+        self._id = self._name = self._arguments = ""
+
+    def more(self, deltas: Iterable[CallDelta]) -> tuple[ToolCall, ...]:
+        for delta in deltas:
+            if delta.index == 0:
+                self._id, self._name = self._id or delta.id or "", self._name or delta.name or ""
+                self._arguments += delta.arguments
+        value = partial_object(self._arguments) if self._arguments else None
+        return (ToolCall(self._id, self._name, value, self._arguments, 0),) if isinstance(value, dict) and value else ()
 
 
 def _invalid_spans(result: Result) -> list[tuple[int, int]]:
@@ -137,16 +160,15 @@ def _invalid_spans(result: Result) -> list[tuple[int, int]]:
 
 def chat_response(written: Written) -> ChatResponse:
     """As a chat response."""
-    calls = written.calls or ()
+    calls = written.calls or written.growing
     blocks: list[ContentBlock] = [] if calls and not written.text else [TextBlock(text=written.text)]
     blocks += [ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=call.arguments) for call in calls]
     deltas = [{"index": d.index, "id": d.id, "name": d.name, "arguments": d.arguments} for d in written.deltas]
+    kept: dict[str, Any] = {ID: written.id} if written.id else {}
+    if written.growing:  # a program looks for calls where older versions of LlamaIndex had them
+        kept["tool_calls"] = [{"id": call.id, "name": call.name} for call in written.growing]
     return ChatResponse(
-        message=ChatMessage(
-            role=MessageRole.ASSISTANT,
-            blocks=blocks,
-            additional_kwargs={ID: written.id} if written.id else {},
-        ),
+        message=ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=kept),
         delta=written.delta,
         raw=written.raw,
         additional_kwargs={DELTAS: deltas} if deltas else {},

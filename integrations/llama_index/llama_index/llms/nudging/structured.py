@@ -12,7 +12,8 @@ from llama_index.core.program.utils import FlexibleModel, create_flexible_model
 from pydantic import BaseModel, ValidationError
 
 from nudging_llm import ConfigError
-from nudging_llm.tools import partial_object, without_unique_items
+from nudging_llm.schemas import schema_of
+from nudging_llm.tools import partial_object
 
 from .responses import DELTAS
 
@@ -28,7 +29,7 @@ def structured_options(output_cls: Any, llm_kwargs: Mapping[str, Any] | None) ->
     """
     if not (isinstance(output_cls, type) and issubclass(output_cls, BaseModel)):
         raise ConfigError(f"output_cls={output_cls!r}: give a pydantic class.")
-    schema = without_unique_items(output_cls.model_json_schema())
+    schema = schema_of(output_cls)
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", str(schema.pop("title", output_cls.__name__)))[:64]
     function = {"name": name, "description": schema.pop("description", ""), "parameters": {"type": "object", **schema}}
     rest = {key: value for key, value in (llm_kwargs or {}).items() if key not in _DECIDED}
@@ -52,7 +53,7 @@ class StructuredReader:
         The last response gives the whole object.
 
         Raises:
-            ValueError: it does not fit, for a validator of its own of which the schema says nothing.
+            ValueError: it does not fit, as the class checks what its schema does not say.
         """
         if response.message.additional_kwargs:  # the last
             if (found := self.whole(response)) != self._last:
@@ -85,5 +86,5 @@ class StructuredReader:
             return self._cls.model_validate_json(json.dumps(arguments))
         except ValidationError as error:
             raise ValueError(
-                f"The answer fits the schema of {self._cls.__name__}, and a validator of its own refuses it: {error}"
+                f"The answer fits the schema of {self._cls.__name__}, which says less than the class checks: {error}"
             ) from error
