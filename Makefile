@@ -13,7 +13,7 @@ test: $(READY) lint       ## all tests, the starter pair included; the framework
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/unit
 	$(BIN)/python -m pytest tests/browser tests/real
 	cd integrations/langchain && OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest -n auto tests/unit_tests
-	cd integrations/langchain && $(CURDIR)/$(BIN)/python -m pytest tests/integration_tests
+	cd integrations/langchain && $(CURDIR)/$(BIN)/python -m pytest tests/integration_tests tests/peers
 	cd integrations/llama_index && OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest -n auto tests/unit_tests tests/conformance
 	cd integrations/llama_index && $(CURDIR)/$(BIN)/python -m pytest tests/integration_tests
 
@@ -44,8 +44,10 @@ readme:
 	sed -n '/^```python/,/^```/p' integrations/$(OF)/README.md | grep -v '^```' > build/readme.py
 	cd build && clean/bin/python readme.py
 
-docs: $(READY)            ## regenerate what is generated from the code
+docs: $(READY)            ## the documentation as a site, in build/site; regenerates what is generated from the code
 	$(BIN)/python -m benchmarks.schema
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+	@echo "build/site/index.html"
 
 $(READY): pyproject.toml integrations/langchain/pyproject.toml integrations/llama_index/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

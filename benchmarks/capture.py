@@ -1,4 +1,4 @@
-"""Write ``docs/ask.svg``, the picture in the README: one real answer as the terminal shows it."""
+"""Write ``docs/ask.svg`` and ``docs/score.png``: one real answer as the terminal shows it, and as a score."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.console import Console
 from transformers.utils import logging
 
 from nudging_llm import NudgingGenerator
+from nudging_llm.views import plots
 from nudging_llm.views.terminal import TerminalView, summary
 
 QUESTION = "How do vaccines protect us from disease?"
@@ -24,8 +25,9 @@ def main() -> None:
         view.write(piece)
     console.print()
     console.print(summary(stream.provenance))
-    path = Path(__file__).parents[1] / "docs" / "ask.svg"
-    console.save_svg(str(path), title="nudging")
+    docs = Path(__file__).parents[1] / "docs"
+    console.save_svg(str(docs / "ask.svg"), title="nudging")
+    plots.score(stream.provenance).savefig(docs / "score.png", dpi=130)
     print(stream.text, summary(stream.provenance), sep="\n\n")
     for piece in stream.pieces[:12]:
         print(

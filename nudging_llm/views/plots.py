@@ -1,4 +1,4 @@
-"""Plots of one record or many: how sure the base model was, what another γ would do, which words, what took time.
+"""Plots of one record or many: who wrote what, how sure the base model was, another γ, which words, what took time.
 
 Each function gives a ``matplotlib.figure.Figure``: ``figure.savefig("plot.png")``; a notebook shows it by itself. Needs
 ``pip install 'nudging-llm[plots]'``.
@@ -7,10 +7,11 @@ Each function gives a ``matplotlib.figure.Figure``: ``figure.savefig("plot.png")
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..provenance import Piece, Provenance, Reason
 
@@ -20,6 +21,53 @@ if TYPE_CHECKING:
 
 #: Colours that colour-blind readers can tell apart, on white as on black.
 BASE, NUDGED, REST = "#4C78A8", "#D6478B", "#9AA2AF"
+COLOURS = {"base": BASE, "nudging": NUDGED, "grammar": REST}
+
+
+def score(record: Provenance, width: int = 80) -> Figure:
+    """An answer as a score: a line for each model's words, the base model's probability below them, a stroke at each round.
+
+    Args:
+        record: one answer; short ones can be read best.
+        width: characters in a line.
+    """
+    notes = list(_notes(record.pieces, width))
+    lines = max((note.line for note in notes), default=0) + 1
+    left, letter, tall = 0.8, 0.602 * 10 / 72, 0.95  # inches: the margin, a letter of ten points, a line
+    wide = left + letter * (width + 1)
+    figure = _figure_class()(figsize=(wide, tall * lines))
+    axes = [figure.add_axes((left / wide, 1 - (i + 0.95) / lines, 1 - left / wide, 0.85 / lines)) for i in range(lines)]
+    gamma = record.config.get("threshold") if record.config.get("gate") == "top1" else None
+    for part in axes:
+        part.set_xlim(-0.5, width + 0.5)
+        part.set_ylim(0, 2.3)
+        part.set_xticks([])
+        marks = {"base": 1.3, "nudging": 1.9} | ({"γ": gamma} if gamma is not None and gamma <= 1 else {})
+        part.set_yticks(list(marks.values()), list(marks))
+        part.tick_params(length=0)
+        part.spines[:].set_visible(False)
+        part.axhline(0, color=REST, linewidth=0.8)
+        if "γ" in marks:
+            part.axhline(marks["γ"], color="black", linestyle=":", linewidth=0.8)
+    for note in notes:
+        part, piece = axes[note.line], note.piece
+        height = {"base": 1.3, "nudging": 1.9}.get(piece.source, 1.6)
+        part.text(
+            note.column,
+            height,
+            _shown(note.text),
+            family="monospace",
+            fontsize=10,
+            va="center",
+            color=COLOURS[piece.source],
+        )
+        if piece.base_top_prob is not None and note.begins:
+            part.bar(
+                note.column, piece.base_top_prob, len(note.text), align="edge", color=COLOURS[piece.source], alpha=0.45
+            )
+        if note.opens_round:
+            part.axvline(note.column - 0.5, color=REST, linewidth=0.8)
+    return figure
 
 
 def base_probabilities(records: Provenance | Iterable[Provenance]) -> Figure:
@@ -128,6 +176,33 @@ def _agreed(piece: Piece) -> str:
         return "agreed" if piece.reason == Reason.HANDOVER_PREFIX else "not asked"
     choice = (piece.base_top_text or "").strip()
     return "agreed" if choice and piece.text.strip().startswith(choice) else "disagreed"
+
+
+class _Note(NamedTuple):
+    """A piece, or a stretch of one, and where it stands in a score."""
+
+    piece: Piece
+    text: str
+    line: int
+    column: int
+    begins: bool  # the piece begins here
+    opens_round: bool
+
+
+def _notes(pieces: Iterable[Piece], width: int) -> Iterator[_Note]:
+    line = column = last = 0
+    for piece in pieces:
+        begins = True
+        for word in re.findall(r" *[^ ]+| +", piece.text.replace("\n", "⏎")):
+            gap = len(word) - len(word.lstrip(" "))
+            if column and column + len(word) > width:
+                line, column = line + 1, 0
+            text = word[gap:]
+            column += gap if column else 0
+            if text:
+                yield _Note(piece, text[:width], line, column, begins, piece.round != last)
+                begins, last = False, piece.round
+            column += len(text)
 
 
 def _list(records: Any) -> Sequence[Provenance]:

@@ -38,6 +38,20 @@ ANSWER = record(
 )
 
 
+def test_a_score_has_a_line_for_each_model() -> None:
+    figure = plots.score(ANSWER, width=17)
+    written = [[(text.get_text(), text.get_position()) for text in axes.texts] for axes in figure.axes]
+    assert written == [
+        [("The", (0, 1.9)), ("ferry", (4, 1.3)), ("leaves", (10, 1.3))],
+        [("at", (0, 1.9)), (r"\$9", (3, 1.9)), ("The", (6, 1.9)), ("end.", (10, 1.9))],
+    ]
+    bars = [[(bar.get_x(), bar.get_height(), bar.get_width()) for bar in axes.patches] for axes in figure.axes]
+    assert bars[0] == [(0, 0.1, 3), (4, 0.35, 5), (10, 0.9, 6)] and bars[1] == [(0, 0.3, 2), (6, 0.2, 3)]
+    assert [mark.get_text() for mark in figure.axes[0].get_yticklabels()] == ["base", "nudging", "γ"]
+    assert len(plots.score(record()).axes) == 1
+    assert "γ" not in [mark.get_text() for mark in plots.score(record(gate="margin")).axes[0].get_yticklabels()]
+
+
 def test_where_the_two_models_agree() -> None:
     assert plots.agreement(ANSWER) == {"disagreed": [0.1, 0.2], "agreed": [0.35, 0.3], "not asked": [0.9]}
     assert plots.agreement([ANSWER, ANSWER])["not asked"] == [0.9, 0.9]
