@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -27,12 +26,13 @@ from nudging_llm.shared import serial
 
 from .callbacks import Listening
 from .chunks import ChunkWriter
+from .deadline import Deadline
 from .errors import langchain_errors
 from .messages import to_core_messages
-from .structured import METHODS, Method, StructuredOutput, json_schema, schema_tool, tool_definition
+from .structured import METHODS, Method, StructuredOutput, json_schema, response_format, schema_tool, tool_definition
 
 if TYPE_CHECKING:
-    from nudging_llm import AsyncStream, NudgingGenerator, Stream
+    from nudging_llm import NudgingGenerator
 
 #: Profiles that were worked out here, not given by a user.
 _RESOLVED: set[str] = set()
@@ -145,6 +145,7 @@ class ChatNudging(NudgingFields, BaseChatModel):
     def _models_changed(self) -> None:
         super()._models_changed()
         self._others = {}
+        self._refresh_profile()
 
     # -- construction -------------------------------------------------------------------------------------------------
 
@@ -344,11 +345,11 @@ class ChatNudging(NudgingFields, BaseChatModel):
     ) -> ChatResult:
         return await agenerate_from_stream(self._astream(messages, stop, run_manager, **kwargs))
 
-    def _deadline(self, kwargs: Mapping[str, Any]) -> _Deadline:
+    def _deadline(self, kwargs: Mapping[str, Any]) -> Deadline:
         timeout = _given(kwargs, "timeout", self.timeout)
         if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
             raise ConfigError(f"timeout={timeout!r}: give seconds above 0.")
-        return _Deadline(timeout)
+        return Deadline(timeout)
 
     def _options(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The core's options for one call.
@@ -359,7 +360,7 @@ class ChatNudging(NudgingFields, BaseChatModel):
         ours = ("model", "stream", "strict", "timeout")
         asked = {name: value for name, value in kwargs.items() if value is not None and name not in ours}
         if "response_format" in asked:
-            asked |= _response_format(asked.pop("response_format"))
+            asked |= response_format(asked.pop("response_format"))
         if "tools" in asked:
             asked["tools"] = _tools(asked["tools"])
         return self._call_options(asked if stop is None else {**asked, "stop": stop})
@@ -453,43 +454,9 @@ def _fingerprint(profile: ModelProfile) -> str:
     return repr(sorted(profile.items()))
 
 
-class _Deadline:
-    """Ends an answer that takes too long."""
-
-    def __init__(self, timeout: float | None) -> None:
-        self._timeout = timeout
-        self._began = time.monotonic()
-
-    def check(self, stream: Stream | AsyncStream) -> None:
-        if self._timeout is not None and time.monotonic() - self._began > self._timeout:
-            raise TimeoutError(
-                f"timeout={self._timeout:g}: the answer had {len(stream.text)} characters by then. Raise it, or lower max_tokens."
-            )
-
-
 def _tools(tools: Sequence[Any]) -> list[dict[str, Any]]:
     return [tool_definition(tool) for tool in tools]
 
 
 def _given(kwargs: Mapping[str, Any], name: str, default: Any) -> Any:
     return default if kwargs.get(name) is None else kwargs[name]
-
-
-def _response_format(asked: Any) -> dict[str, Any]:
-    """OpenAI's ``response_format``, which LangChain's agents send, in the core's words."""
-    kind = asked.get("type") if isinstance(asked, Mapping) else None
-    if kind == "text":
-        return {}
-    if kind == "json_object":
-        return {"json_schema": {"type": "object"}}
-    if kind == "json_schema":
-        inner = asked.get("json_schema")
-        schema = inner.get("schema") if isinstance(inner, Mapping) else None
-        if isinstance(schema, Mapping):
-            return {"json_schema": dict(schema)}
-    elif kind is None or kind == "object":
-        return {"json_schema": json_schema(asked)}
-    raise ConfigError(
-        f"response_format={asked!r}: give {{'type': 'json_schema', 'json_schema': {{'name': …, 'schema': …}}}}, "
-        "{'type': 'json_object'}, {'type': 'text'}, or a pydantic class."
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from langchain_core.exceptions import OutputParserException
@@ -67,6 +67,30 @@ def json_schema(schema: Any) -> dict[str, Any]:
     if own := _own_schema(schema):
         return {**own, **{key: found[key] for key in ("title", "description") if key in found}}
     return _plain_schema(schema) or found
+
+
+def response_format(asked: Any) -> dict[str, Any]:
+    """OpenAI's ``response_format``, which LangChain's agents send, in the core's words.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    kind = asked.get("type") if isinstance(asked, Mapping) else None
+    if kind == "text":
+        return {}
+    if kind == "json_object":
+        return {"json_schema": {"type": "object"}}
+    if kind == "json_schema":
+        inner = asked.get("json_schema")
+        schema = inner.get("schema") if isinstance(inner, Mapping) else None
+        if isinstance(schema, Mapping):
+            return {"json_schema": dict(schema)}
+    elif kind is None or kind == "object":
+        return {"json_schema": json_schema(asked)}
+    raise ConfigError(
+        f"response_format={asked!r}: give {{'type': 'json_schema', 'json_schema': {{'name': …, 'schema': …}}}}, "
+        "{'type': 'json_object'}, {'type': 'text'}, or a pydantic class."
+    )
 
 
 def _checked(schema: Any, convert: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

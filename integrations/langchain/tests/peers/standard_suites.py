@@ -1,6 +1,6 @@
 """LangChain's standard suites on ``ChatHuggingFace`` over a local pipeline. No part of ``make test``: it is there to be compared with.
 
-    cd integrations/langchain && python -m pytest tests/peers/standard_suites.py
+cd integrations/langchain && python -m pytest tests/peers/standard_suites.py
 """
 
 from __future__ import annotations

@@ -208,7 +208,9 @@ PATHS: dict[str, Callable[[ChatNudging], Found]] = {
 
 @pytest.mark.parametrize("name", PATHS)
 def test_provenance_survives(name: str, model: ChatNudging, generator: NudgingGenerator) -> None:
-    context = [{"role": "system", "content": "Answer from this text:\nIt was written in May."}] if PATHS[name] is rag else []
+    context = (
+        [{"role": "system", "content": "Answer from this text:\nIt was written in May."}] if PATHS[name] is rag else []
+    )
     expected = generator.generate([*context, {"role": "user", "content": QUESTION}]).provenance
     assert {piece.source for piece in expected.pieces} == {"base", "nudging"}
     record_holder, piece_holder = PATHS[name](model)
