@@ -464,7 +464,8 @@ def _warnings(record: Provenance, outcome: Outcome | None) -> Iterator[Warning]:
     if record.finish_reason == "repetition":
         yield Warning(
             code="repetition",
-            message="The answer went in circles and was ended. Raise the threshold, or sample (temperature=0.7).",
+            message="The answer went in circles and was ended. "
+            + ("Sample (temperature=0.7)." if alone else "Raise the threshold, or sample (temperature=0.7)."),
         )
     if outcome and outcome.closed_early:
         yield Warning(

@@ -88,7 +88,7 @@ def base_probabilities(records: Provenance | Iterable[Provenance]) -> Figure:
     )
     axes.set_xlim(0, 1)
     _mark_gamma(axes, records)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
@@ -136,7 +136,7 @@ def timings(records: Mapping[str, Provenance] | Iterable[Provenance] | Provenanc
         left = [a + b for a, b in zip(left, seconds, strict=True)]
     axes.set_yticks(range(len(found)), [_shown(name) for name in names])
     axes.invert_yaxis()
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     figure.set_figheight(max(2.0, 0.3 * len(found) + 1))
     return figure
 
