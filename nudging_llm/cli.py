@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 try:
     import typer
@@ -58,7 +58,7 @@ def ask(
     device: Device = "auto",
     dtype: DType = "auto",
     paper: Paper = False,
-    alone: Annotated[str | None, typer.Option(help="'base' or 'nudging': that model alone, for comparison.")] = None,
+    alone: Annotated[Literal["base", "nudging"] | None, typer.Option(help="That model alone, for comparison.")] = None,
     json_schema: Annotated[
         Path | None, typer.Option(help="File with a JSON schema: the answer is JSON that fits it.", dir_okay=False)
     ] = None,
@@ -71,6 +71,8 @@ def ask(
     no_color: NoColor = False,
 ) -> None:
     """Ask one question."""
+    if sum(map(bool, (json_schema, choice, regex))) > 1:
+        raise typer.BadParameter("--json-schema, --choice and --regex each ask for a form of answer: give one of them.")
     messages = _messages(system, _question(question))
     form = {"json_schema": _schema(json_schema), "choices": choice or None, "regex": regex}
     generator = _generator(base, nudging, device, dtype, _config(paper, threshold, lookahead, max_tokens))

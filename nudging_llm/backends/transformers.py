@@ -118,8 +118,9 @@ class TransformersEngine:
         except ModelLoadError:
             raise
         except Exception as error:  # transformers, safetensors and torch each have their own
+            here = "" if Path(source).is_dir() else "there is no folder of that name, and as a hub id: "
             raise ModelLoadError(
-                f"{source} could not be loaded: {error}\nGive a hub id, or a local folder with config.json, "
+                f"{source} could not be loaded: {here}{error}\nGive a hub id, or a local folder with config.json, "
                 "safetensors and tokenizer.json."
             ) from error
         if dtype == "auto" and model.dtype == torch.bfloat16 and model.device.type == "cpu" and not _cpu_has_bfloat16():
