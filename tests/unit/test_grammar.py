@@ -154,8 +154,11 @@ def test_random_schemas_are_always_met(quarter: int, schema: dict[str, Any], see
         return
     rng = random.Random(seed)
     models = models_for(seed)
+    shortest = (
+        Constraint(grammar, {}).closing("", lambda way: True) or ""
+    )  # what has no room at all is refused elsewhere
     config = NudgingConfig(
-        max_tokens=400 if tight else 1200,
+        max_tokens=max(400 if tight else 1200, 4 * len(models[0].codec.encode(shortest))),
         threshold=rng.choice([0.0, 0.4, 1.1]),
         lookahead=rng.choice([1, 4, 16]),
         end_check=rng.choice(["lookahead", "sentence"]),
