@@ -225,9 +225,10 @@ class NudgingFields(BaseModel):
         return pair_name(*self._engines())
 
     def _check_portable(self) -> None:
-        """
+        """Whether another process could load the same models.
+
         Raises:
-            ConfigError: the models were given loaded.
+            ConfigError: it could not, as they were given loaded.
         """
         if self.generator is not None or any(isinstance(m, tuple) for m in (self.base_model, self.nudging_model)):
             raise ConfigError(

@@ -6,9 +6,11 @@ that a grammar can hold and pydantic reads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 #: ISO 8601, with as many digits as a ``timedelta`` has room for.
@@ -20,11 +22,18 @@ _UUID = "^[0-9a-f]{{8}}-[0-9a-f]{{4}}-{}[0-9a-f]{{3}}-[89ab][0-9a-f]{{3}}-[0-9a-
 
 
 def schema_of(type_: Any) -> dict[str, Any]:
-    """The schema of what pydantic will make into a ``type_``.
+    """The schema of what pydantic will make into a ``type_``. A class that writes its own knows best.
 
     Raises:
         pydantic.errors.PydanticUserError: it has none.
     """
+    if isinstance(type_, type) and issubclass(type_, BaseModel):
+        write: Callable[..., dict[str, Any]] = type_.model_json_schema
+        try:
+            signature(write).bind(schema_generator=_Spelling)
+        except TypeError:
+            return write()
+        return write(schema_generator=_Spelling)
     return TypeAdapter(type_).json_schema(schema_generator=_Spelling)
 
 

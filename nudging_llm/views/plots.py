@@ -55,7 +55,7 @@ def score(record: Provenance, width: int = 80) -> Figure:
         part.text(
             note.column,
             height,
-            _shown(note.text),
+            _plain(note.text),
             family="monospace",
             fontsize=10,
             va="center",
@@ -193,14 +193,14 @@ def _notes(pieces: Iterable[Piece], width: int) -> Iterator[_Note]:
     line = column = last = 0
     for piece in pieces:
         begins = True
-        for word in re.findall(r" *[^ ]+| +", piece.text.replace("\n", "⏎")):
+        for word in re.findall(rf" *[^ ]{{1,{width}}}| +", piece.text.replace("\n", "⏎")):
             gap = len(word) - len(word.lstrip(" "))
             if column and column + len(word) > width:
                 line, column = line + 1, 0
             text = word[gap:]
             column += gap if column else 0
             if text:
-                yield _Note(piece, text[:width], line, column, begins, piece.round != last)
+                yield _Note(piece, text, line, column, begins, piece.round != last)
                 begins, last = False, piece.round
             column += len(text)
 
@@ -221,10 +221,15 @@ def _mark_gamma(axes: Axes, records: Any) -> None:
 
 
 def _shown(text: str) -> str:
-    """One short line, which matplotlib does not take for mathematics."""
+    """One short line."""
     line = " ".join(text.split())
     line = line if len(line) <= 40 else f"{line[:39]}…"
-    return line.replace("$", r"\$")
+    return _plain(line)
+
+
+def _plain(text: str) -> str:
+    """What matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
 
 
 @cache

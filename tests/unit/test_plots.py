@@ -49,6 +49,8 @@ def test_a_score_has_a_line_for_each_model() -> None:
     assert bars[0] == [(0, 0.1, 3), (4, 0.35, 5), (10, 0.9, 6)] and bars[1] == [(0, 0.3, 2), (6, 0.2, 3)]
     assert [mark.get_text() for mark in figure.axes[0].get_yticklabels()] == ["base", "nudging", "γ"]
     assert len(plots.score(record()).axes) == 1
+    long = plots.score(record((f"{'x' * 50}{'y' * 30}", Reason.OPENING, 0.5, "")), width=50)
+    assert [axes.texts[0].get_text() for axes in long.axes] == ["x" * 50, "y" * 30]
     assert "γ" not in [mark.get_text() for mark in plots.score(record(gate="margin")).axes[0].get_yticklabels()]
 
 

@@ -67,6 +67,19 @@ def test_what_does_not_fit_cannot_be_written(kind: Any, unwanted: str) -> None:
     assert TypeAdapter(kind).validate_json(found.text) == found.parsed
 
 
+def test_a_class_that_writes_its_own_schema_is_heeded() -> None:
+    class Own(BaseModel):
+        """A class."""
+
+        name: str
+
+        @classmethod
+        def model_json_schema(cls) -> dict[str, Any]:  # type: ignore[override]
+            return {"type": "object", "properties": {"name": {"enum": ["x"]}}, "required": ["name"]}
+
+    assert scripted_pair(rules((".", '{"name": "y"}'))).generate("a", json_schema=Own).parsed == Own(name="x")
+
+
 def test_other_types_keep_pydantic_s_schema() -> None:
     class Plain(BaseModel):
         """A class."""

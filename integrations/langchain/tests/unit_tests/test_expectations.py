@@ -361,6 +361,9 @@ def test_a_call_for_which_there_is_no_room_is_told(tokens: int) -> None:
     assert answer.text == "" and answer.tool_calls == [] and record is not None
     assert record.finish_reason == "length" and "call_left_out" in [warning.code for warning in record.warnings]
     whole = get_provenance(model.bind_tools([get_weather]).invoke("hello", max_tokens=300))
+    said = get_provenance(scripted((".", "word " * 100), max_tokens=tokens).bind_tools([get_weather]).invoke("hello"))
+    assert said is not None and said.finish_reason == "length", "an ordinary text that is cut left no call out"
+    assert "call_left_out" not in [warning.code for warning in said.warnings]
     assert whole is not None and "call_left_out" not in [warning.code for warning in whole.warnings]
 
 
