@@ -22,9 +22,9 @@ from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from nudging_llm import NudgingGenerator
-from nudging_llm.backends.transformers import TransformersEngine
-from nudging_llm.prompts import Messages, read_messages, render_chat
-from nudging_llm.tokenization import REPLACEMENT, TextCodec
+from nudging_llm.engines.transformers import TransformersEngine
+from nudging_llm.text.prompts import Messages, read_messages, render_chat
+from nudging_llm.text.tokenizer import REPLACEMENT, TokenizerAdapter
 
 LOOKUP_TOKENS = 10
 #: Tokens by which a completion may be longer than K, so that its last character is whole (UTF-8 has at most 4 bytes).
@@ -218,7 +218,7 @@ def _run(ask: _Cached, tokens: list[int], token: int, gamma: float, room: int) -
 class _WholeAfter(StoppingCriteria):
     """Stops after ``k`` new tokens, or as soon after that as the last character is whole."""
 
-    def __init__(self, k: int, codec: TextCodec, prompt: int) -> None:
+    def __init__(self, k: int, codec: TokenizerAdapter, prompt: int) -> None:
         self._k, self._codec, self._prompt = k, codec, prompt
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
@@ -365,7 +365,7 @@ class _Meter:
         if self._first_s is None:
             self._first_s = time.perf_counter() - self._started
 
-    def baseline(self, codec: TextCodec, tokens: Sequence[int]) -> Baseline:
+    def baseline(self, codec: TokenizerAdapter, tokens: Sequence[int]) -> Baseline:
         return self.result(_text(codec, tokens).lstrip(" "), len(tokens))
 
     def result(self, text: str, n_tokens: int) -> Baseline:
@@ -418,7 +418,7 @@ def _chat(generator: NudgingGenerator, messages: Messages) -> list[int]:
     return render_chat(generator.nudging.tokenizer, generator.nudging.codec, read_messages(messages))
 
 
-def _whole(codec: TextCodec, tokens: Sequence[int]) -> list[int]:
+def _whole(codec: TokenizerAdapter, tokens: Sequence[int]) -> list[int]:
     """``tokens`` without those of a last character that is not whole."""
     n = len(tokens)
     while n and codec.decode(tokens[:n]).endswith(REPLACEMENT):
@@ -426,5 +426,5 @@ def _whole(codec: TextCodec, tokens: Sequence[int]) -> list[int]:
     return list(tokens[:n])
 
 
-def _text(codec: TextCodec, tokens: Sequence[int]) -> str:
+def _text(codec: TokenizerAdapter, tokens: Sequence[int]) -> str:
     return codec.decode(_whole(codec, tokens))

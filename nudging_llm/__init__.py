@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .calls import InvalidToolCall, ToolCall
-from .channels import CallDelta, SortedPiece, Sorter
 from .config import NudgingConfig
+from .decoding.gates import Gate
 from .errors import (
     ConfigError,
     ContextOverflowError,
@@ -25,18 +24,25 @@ from .errors import (
     ToolError,
     UnsupportedContentError,
 )
-from .gates import Gate, Prediction
-from .prompts import BaseTemplate
+from .frameworks.lazy import STARTER, LazyGenerator, lazy_generator
+from .protocol import Prediction
 from .provenance import Piece, Provenance, Reason, Span
-from .shared import STARTER, LazyGenerator, lazy_generator
+from .text.prompts import BaseTemplate
+from .tools.parser import InvalidToolCall, ToolCall
+from .tools.streaming import CallDelta, ParsedPiece, ToolCallParser
 
 if TYPE_CHECKING:
     from .generator import NudgingGenerator
-    from .running import AsyncStream, Result, Stream
+    from .runtime.request import AsyncStream, Result, Stream
 
 __version__ = "0.1.0"
 
-_LAZY = {"NudgingGenerator": "generator", "AsyncStream": "running", "Result": "running", "Stream": "running"}
+_LAZY = {
+    "NudgingGenerator": "generator",
+    "AsyncStream": "runtime.request",
+    "Result": "runtime.request",
+    "Stream": "runtime.request",
+}
 
 __all__ = [
     "STARTER",
@@ -56,19 +62,19 @@ __all__ = [
     "NudgingError",
     "NudgingGenerator",
     "OutOfMemoryError",
+    "ParsedPiece",
     "Piece",
     "Prediction",
     "Provenance",
     "Reason",
     "Result",
-    "SortedPiece",
-    "Sorter",
     "Span",
     "StarterError",
     "Stream",
     "TemplateError",
     "TokenizerMismatchError",
     "ToolCall",
+    "ToolCallParser",
     "ToolError",
     "UnsupportedContentError",
     "lazy_generator",

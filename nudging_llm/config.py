@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
+from .decoding.gates import Gate, gate_name, resolve_gate
 from .errors import ConfigError, nearest
-from .gates import Gate, gate_name, resolve_gate
 
 #: Largest threshold that makes sense for each built-in gate.
 _THRESHOLD_LIMIT = {"top1": 2.0, "margin": 2.0, "entropy": 20.0}

@@ -14,12 +14,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from .backends import Sampling, Want
-from .backends.transformers import TransformersEngine
-from .batching import Batcher, Desk
 from .config import NudgingConfig
-from .constraint import Constraint
-from .decoder import Decode, decode, decode_alone
+from .decoding.algorithm import Decode, decode, decode_alone
+from .decoding.gates import resolve_gate
+from .engines.transformers import TransformersEngine
 from .errors import (
     ConfigError,
     ContextOverflowError,
@@ -30,14 +28,16 @@ from .errors import (
     TemplateError,
     TokenizerMismatchError,
 )
-from .forms import FREE, Form, read_form
-from .gates import resolve_gate
-from .prompts import BaseTemplate, Messages, check_text, read_messages, render_chat
+from .protocol import Model, PredictionParams, Sampling
 from .provenance import Warning
-from .running import AsyncStream, Part, Result, Run, Stream, run_together
-from .session import Counts, SessionPool
-from .tools import read_tools
-from .voice import Model, PromptVoice
+from .runtime.request import AsyncStream, Part, Request, Result, Stream, run_batch
+from .runtime.scheduler import Batcher, Scheduler
+from .runtime.session import Counts, SessionPool
+from .structured.constraint import Constraint
+from .structured.response_format import FREE_TEXT, ResponseFormat, read_response_format
+from .text.prompt_encoder import IncrementalPromptEncoder
+from .text.prompts import BaseTemplate, Messages, check_text, read_messages, render_chat
+from .tools.definitions import read_tools
 
 ModelSource = str | Path | tuple[Any, Any]
 
@@ -88,7 +88,7 @@ class NudgingGenerator:
             "base": Batcher(SessionPool(base, cache_slots, cache_bytes), batch_size),
             "nudging": Batcher(SessionPool(nudging, cache_slots, cache_bytes), batch_size),
         }
-        self._desk = Desk(tuple(self._batchers.values()))
+        self._desk = Scheduler(tuple(self._batchers.values()))
         self._cache_watch = _CacheWatch()
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -205,7 +205,7 @@ class NudgingGenerator:
         """
         asked = self._asked(options)
         runs = [self._run_asked(messages, *asked) for messages in _several(requests)]
-        run_together(runs, self.batch_size)
+        run_batch(runs, self.batch_size)
         return [run.result for run in runs]
 
     async def abatch(self, requests: Sequence[Messages], **options: Any) -> list[Result]:
@@ -233,7 +233,7 @@ class NudgingGenerator:
         if not base_prompt or not nudging_prompt:
             raise MessageError("Both prompts must be non-empty text.")
         check_text(base_prompt + nudging_prompt)
-        voices: dict[Model, PromptVoice] = {
+        voices: dict[Model, IncrementalPromptEncoder] = {
             "base": _raw_voice(self.base, base_prompt, keep_text=True),
             "nudging": _raw_voice(self.nudging, nudging_prompt, keep_text=False),
         }
@@ -281,38 +281,42 @@ class NudgingGenerator:
 
     # -- from a request to a run --------------------------------------------------------------------------------------
 
-    def _run(self, messages: Messages, options: Mapping[str, Any]) -> Run:
+    def _run(self, messages: Messages, options: Mapping[str, Any]) -> Request:
         return self._run_asked(messages, *self._asked(options))
 
-    def _run_asked(self, messages: Messages, form: Form, config: NudgingConfig) -> Run:
+    def _run_asked(self, messages: Messages, form: ResponseFormat, config: NudgingConfig) -> Request:
         return self._run_voices(self._voices(messages, form), config, self.base_template.markers, form)
 
-    def _asked(self, options: Mapping[str, Any]) -> tuple[Form, NudgingConfig]:
+    def _asked(self, options: Mapping[str, Any]) -> tuple[ResponseFormat, NudgingConfig]:
         """The form of the answer, and the rules."""
-        form, rest = read_form(options)
+        form, rest = read_response_format(options)
         config = self.config.updated(rest)
         form.check(config)
         return form, config
 
-    def _voices(self, messages: Messages, form: Form = FREE) -> dict[Model, PromptVoice]:
+    def _voices(self, messages: Messages, form: ResponseFormat = FREE_TEXT) -> dict[Model, IncrementalPromptEncoder]:
         conversation = read_messages(messages)
         transcript = self.base_template.render(conversation, form.tools)
         chat = render_chat(self.nudging.tokenizer, self.nudging.codec, conversation, form.tools, form.choice)
         base, nudging = self.base, self.nudging
         return {
-            "base": PromptVoice(base.codec, base.codec.bos_ids, transcript, base.context_length),
-            "nudging": PromptVoice(nudging.codec, chat, "", nudging.context_length),
+            "base": IncrementalPromptEncoder(base.codec, base.codec.bos_ids, transcript, base.context_length),
+            "nudging": IncrementalPromptEncoder(nudging.codec, chat, "", nudging.context_length),
         }
 
     def _run_voices(
-        self, voices: dict[Model, PromptVoice], config: NudgingConfig, markers: Sequence[str], form: Form = FREE
-    ) -> Run:
+        self,
+        voices: dict[Model, IncrementalPromptEncoder],
+        config: NudgingConfig,
+        markers: Sequence[str],
+        form: ResponseFormat = FREE_TEXT,
+    ) -> Request:
         if config.seed is None and (config.temperature or config.nudging_temperature):
             config = config.updated({"seed": random.SystemRandom().randrange(2**31)})
         needs: frozenset[str] = getattr(resolve_gate(config.gate), "needs", frozenset())
-        wants: dict[Model, Want] = {
-            "base": Want(_sampling(config, config.temperature), needs),
-            "nudging": Want(_sampling(config, config.nudging_temperature)),
+        wants: dict[Model, PredictionParams] = {
+            "base": PredictionParams(_sampling(config, config.temperature), needs),
+            "nudging": PredictionParams(_sampling(config, config.nudging_temperature)),
         }
         parts = {model: Part(self._batchers[model], wants[model], voice.encode("")) for model, voice in voices.items()}
         for model, part in parts.items():
@@ -339,7 +343,7 @@ class NudgingGenerator:
             [first, *_] = parts
             return self._cache_watch.note(parts[first].prompt, counts[first].reused, earlier)
 
-        return Run(parts, self._desk, start, config, done, constraint, form.read, form.sorter)
+        return Request(parts, self._desk, start, config, done, constraint, form.read, form.tool_call_parser)
 
     def _worker(self) -> ThreadPoolExecutor:
         """One thread for each device: models on one would only wait for each other, and so would torch's threads."""
@@ -369,7 +373,7 @@ async def _acollect(stream: AsyncStream, gate: asyncio.Semaphore | None = None) 
     return stream.result
 
 
-def _raw_voice(engine: TransformersEngine, prompt: str, keep_text: bool) -> PromptVoice:
+def _raw_voice(engine: TransformersEngine, prompt: str, keep_text: bool) -> IncrementalPromptEncoder:
     """A voice for a prompt given as text. ``keep_text``: what follows its last control token is tokenised with the answer."""
     codec = engine.codec
     cut = max((stop for _, stop in codec.control_spans(prompt)), default=0) if keep_text else len(prompt)
@@ -379,7 +383,7 @@ def _raw_voice(engine: TransformersEngine, prompt: str, keep_text: bool) -> Prom
     ids = codec.encode_control(prompt[:cut])
     if ids[: len(codec.bos_ids)] != codec.bos_ids:
         ids = codec.bos_ids + ids
-    return PromptVoice(codec, ids, tail, engine.context_length)
+    return IncrementalPromptEncoder(codec, ids, tail, engine.context_length)
 
 
 def _sampling(config: NudgingConfig, temperature: float) -> Sampling | None:
@@ -399,7 +403,7 @@ def _check_tokens(part: Part) -> None:
         )
 
 
-def _check_closing(constraint: Constraint, voice: PromptVoice, max_tokens: int) -> None:
+def _check_closing(constraint: Constraint, voice: IncrementalPromptEncoder, max_tokens: int) -> None:
     """That an answer which keeps to the grammar can be written within ``max_tokens``."""
     if constraint.grammar.trigger is not None:
         return

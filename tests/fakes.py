@@ -14,9 +14,9 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from nudging_llm.backends import Row
-from nudging_llm.gates import Prediction
-from nudging_llm.tokenization import TextCodec
+from nudging_llm.engines.base import Row
+from nudging_llm.protocol import Prediction
+from nudging_llm.text.tokenizer import TokenizerAdapter
 
 TEXT = [
     "the cat sat on the mat. the dog ran to the cat and sat.",
@@ -104,8 +104,8 @@ KINDS = ("bytes", "byte_bpe", "gpt_bpe", "metaspace", "fallback", "crossing")
 
 
 @lru_cache
-def codec(kind: str) -> TextCodec:
-    return TextCodec(tokenizer(kind), f"fake-{kind}")
+def codec(kind: str) -> TokenizerAdapter:
+    return TokenizerAdapter(tokenizer(kind), f"fake-{kind}")
 
 
 def _hash(*parts: Any) -> int:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from nudging_llm import BaseTemplate, NudgingConfig, NudgingGenerator
-from nudging_llm.tokenization import TextCodec
+from nudging_llm.text.tokenizer import TokenizerAdapter
 
 from .conftest import tiny_tokenizer
 from .fakes import FakeEngine
@@ -28,7 +28,7 @@ class ScriptedModel:
     def __init__(self, kind: str, script: Script, prob: float, opener: str) -> None:
         self.kind, self._script, self._prob, self._opener = kind, script, prob, opener
         self.tokenizer = tiny_tokenizer(chat=True)
-        self.codec = TextCodec(self.tokenizer, kind)
+        self.codec = TokenizerAdapter(self.tokenizer, kind)
         self._end = self.tokenizer.eos_token_id
 
     def next(self, tokens: Sequence[int]) -> tuple[int, float]:

@@ -20,8 +20,8 @@ from benchmarks.baselines import (
     proxy_tuning,
 )
 from nudging_llm import NudgingGenerator
-from nudging_llm.backends.transformers import TransformersEngine
-from nudging_llm.prompts import read_messages, render_chat
+from nudging_llm.engines.transformers import TransformersEngine
+from nudging_llm.text.prompts import read_messages, render_chat
 from tests.conftest import tiny_model, tiny_tokenizer
 
 QUESTION = "Why is the sky blue?"

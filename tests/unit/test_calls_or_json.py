@@ -40,8 +40,10 @@ def pair() -> NudgingGenerator:
 
 def sorted_text(pair: NudgingGenerator, question: str, **options: Any) -> list[tuple[str, str]]:
     stream = pair.stream(question, **options)
-    sorter = stream.sorter()
-    found = [part for piece in stream for part in sorter.feed(piece)] + list(sorter.end(stream.result))
+    tool_call_parser = stream.tool_call_parser()
+    found = [part for piece in stream for part in tool_call_parser.feed(piece)] + list(
+        tool_call_parser.end(stream.result)
+    )
     return [(part.channel, part.piece.text) for part in found]
 
 
@@ -66,10 +68,10 @@ def test_json_that_looks_like_a_call_is_the_answer(pair):
 
 def test_json_streams_while_it_is_written(pair):
     stream = pair.stream("a trip!", tools=[get_weather], json_schema=Trip)
-    sorter = stream.sorter()
+    tool_call_parser = stream.tool_call_parser()
     for piece in stream:
-        assert [part.piece for part in sorter.feed(piece)] == [piece]
-    assert not list(sorter.end(stream.result))
+        assert [part.piece for part in tool_call_parser.feed(piece)] == [piece]
+    assert not list(tool_call_parser.end(stream.result))
 
 
 def test_a_call_goes_to_its_channel(pair):

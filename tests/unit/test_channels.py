@@ -10,16 +10,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nudging_llm.calls import InvalidToolCall
-from nudging_llm.channels import CallDelta, SortedPiece, Sorter
-from nudging_llm.forms import read_form
 from nudging_llm.provenance import ModelUse, Piece, Provenance, Reason
-from nudging_llm.running import Result
-from nudging_llm.tools import HERMES
+from nudging_llm.runtime.request import Result
+from nudging_llm.structured.response_format import read_response_format
+from nudging_llm.tools.definitions import HERMES
+from nudging_llm.tools.parser import InvalidToolCall
+from nudging_llm.tools.streaming import CallDelta, ParsedPiece, ToolCallParser
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOLS = [{"name": name, "description": "Of a city.", "parameters": CITY} for name in ("get_weather", "get_time")]
-FORM = read_form({"tools": TOOLS})[0]
+FORM = read_response_format({"tools": TOOLS})[0]
 
 
 def write(value: Any) -> str:
@@ -49,17 +49,17 @@ def result_of(pieces: Sequence[Piece]) -> Result:
     return FORM.read(Provenance(pieces=tuple(pieces), base=ModelUse(name="a"), nudging=ModelUse(name="b")))
 
 
-def sort(pieces: Sequence[Piece], tools: bool = True) -> list[SortedPiece]:
-    sorter = Sorter(tools)
-    found = [out for piece in pieces for out in sorter.feed(piece)]
-    return [*found, *sorter.end(result_of(pieces))]
+def sort(pieces: Sequence[Piece], tools: bool = True) -> list[ParsedPiece]:
+    tool_call_parser = ToolCallParser(tools)
+    found = [out for piece in pieces for out in tool_call_parser.feed(piece)]
+    return [*found, *tool_call_parser.end(result_of(pieces))]
 
 
-def text_in(found: Sequence[SortedPiece], channel: str) -> str:
+def text_in(found: Sequence[ParsedPiece], channel: str) -> str:
     return "".join(out.piece.text for out in found if out.channel == channel)
 
 
-def by_index(found: Sequence[SortedPiece]) -> dict[int, list[CallDelta]]:
+def by_index(found: Sequence[ParsedPiece]) -> dict[int, list[CallDelta]]:
     deltas: dict[int, list[CallDelta]] = {}
     for out in found:
         for delta in out.calls:
@@ -67,7 +67,7 @@ def by_index(found: Sequence[SortedPiece]) -> dict[int, list[CallDelta]]:
     return deltas
 
 
-def check(text: str, cuts: Sequence[int]) -> list[SortedPiece]:
+def check(text: str, cuts: Sequence[int]) -> list[ParsedPiece]:
     """Everything that holds of every text."""
     pieces = pieces_of(text, cuts)
     result, found = result_of(pieces), sort(pieces)
@@ -169,9 +169,9 @@ def test_words_before_calls_are_content_and_calls_are_not(style, cuts):
 
 def test_ruled_calls_are_handed_on_as_they_are_written():
     text = "So: " + ruled(call("get_time", {"city": "Rome"}))
-    sorter, seen = Sorter(True), ""
+    tool_call_parser, seen = ToolCallParser(True), ""
     for piece in pieces_of(text, EVERY):
-        for out in sorter.feed(piece):
+        for out in tool_call_parser.feed(piece):
             seen += "".join(delta.arguments for delta in out.calls)
             if out.channel == "content":
                 assert out.piece.start < 4
@@ -195,18 +195,18 @@ WORDS = st.text(st.sampled_from("abc .,:;!?()|>}]\n\t東🙂\"'"), max_size=30)
 @given(text=WORDS.map(lambda words: "A" + words), cuts=CUTS)
 @settings(max_examples=100, deadline=None)
 def test_text_that_cannot_be_a_call_is_handed_on_at_once(text, cuts):
-    sorter = Sorter(True)
+    tool_call_parser = ToolCallParser(True)
     for piece in pieces_of(text, cuts):
-        assert list(sorter.feed(piece)) == [SortedPiece(piece)]
+        assert list(tool_call_parser.feed(piece)) == [ParsedPiece(piece)]
 
 
 @given(text=st.text(max_size=20) | st.sampled_from(list(STYLES.values())), cuts=CUTS)
 @settings(max_examples=60, deadline=None)
 def test_without_tools_everything_is_handed_on_at_once(text, cuts):
-    sorter = Sorter(False)
+    tool_call_parser = ToolCallParser(False)
     pieces = pieces_of(text, cuts)
-    assert [list(sorter.feed(piece)) for piece in pieces] == [[SortedPiece(piece)] for piece in pieces]
-    assert list(sorter.end(result_of(pieces))) == []
+    assert [list(tool_call_parser.feed(piece)) for piece in pieces] == [[ParsedPiece(piece)] for piece in pieces]
+    assert list(tool_call_parser.end(result_of(pieces))) == []
 
 
 @pytest.mark.parametrize(
@@ -225,9 +225,9 @@ def test_without_tools_everything_is_handed_on_at_once(text, cuts):
 )
 def test_what_only_looks_like_a_call_is_handed_on_when_that_shows(text, settled):
     """``settled``: how many characters are needed to tell."""
-    sorter = Sorter(True)
+    tool_call_parser = ToolCallParser(True)
     pieces = pieces_of(text, EVERY)
-    handed_on = [sum(len(out.piece.text) for out in sorter.feed(piece)) for piece in pieces]
+    handed_on = [sum(len(out.piece.text) for out in tool_call_parser.feed(piece)) for piece in pieces]
     assert sum(handed_on[:settled]) == settled
     assert handed_on[settled:] == [1] * (len(text) - settled)
 
@@ -235,9 +235,9 @@ def test_what_only_looks_like_a_call_is_handed_on_when_that_shows(text, settled)
 @given(fragments=st.lists(st.sampled_from(FRAGMENTS), max_size=5), cuts=CUTS)
 @settings(max_examples=200, deadline=None)
 def test_only_what_may_be_a_call_is_held_back(fragments, cuts):
-    sorter, text, given_on = Sorter(True), "A" + "".join(fragments).replace("<tool_call>", ""), 0
+    tool_call_parser, text, given_on = ToolCallParser(True), "A" + "".join(fragments).replace("<tool_call>", ""), 0
     for piece in pieces_of(text, cuts):
-        given_on += sum(len(out.piece.text) for out in sorter.feed(piece))
+        given_on += sum(len(out.piece.text) for out in tool_call_parser.feed(piece))
         held = text[given_on : piece.start + len(piece.text)]
         assert held == "" or held[0] in "<[`"
 

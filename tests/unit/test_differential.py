@@ -7,15 +7,15 @@ import time
 
 import pytest
 
-from nudging_llm.backends import GREEDY
-from nudging_llm.batching import Batcher, Desk
 from nudging_llm.config import NudgingConfig
-from nudging_llm.decoder import decode
-from nudging_llm.drafting import ForwardCosts
+from nudging_llm.decoding.algorithm import decode
+from nudging_llm.decoding.drafts import ForwardCosts
+from nudging_llm.protocol import GREEDY
 from nudging_llm.provenance import Piece
-from nudging_llm.running import Part, Run, Stream, run_together
-from nudging_llm.session import SessionPool
-from nudging_llm.voice import PromptVoice
+from nudging_llm.runtime.request import Part, Request, Stream, run_batch
+from nudging_llm.runtime.scheduler import Batcher, Scheduler
+from nudging_llm.runtime.session import SessionPool
+from nudging_llm.text.prompt_encoder import IncrementalPromptEncoder
 from tests.fakes import KINDS, FakeEngine, FakeModel
 from tests.reference import Ref, Rules, Slow
 
@@ -67,8 +67,8 @@ def config_for(rules: Rules, drafting: bool) -> NudgingConfig:
 def voices(models, prompt):
     base, nudging = models
     return (
-        PromptVoice(base.codec, base.codec.bos_ids, prompt, None),
-        PromptVoice(nudging.codec, nudging.codec.encode("user says"), "", None),
+        IncrementalPromptEncoder(base.codec, base.codec.bos_ids, prompt, None),
+        IncrementalPromptEncoder(nudging.codec, nudging.codec.encode("user says"), "", None),
     )
 
 
@@ -76,7 +76,7 @@ def batchers_for(models, can_crop=True) -> list[Batcher]:
     return [Batcher(SessionPool(FakeEngine(model, can_crop))) for model in models]
 
 
-def run_for(models, prompt, rules, drafting, batchers, costs=None) -> Run:
+def run_for(models, prompt, rules, drafting, batchers, costs=None) -> Request:
     base, nudging = voices(models, prompt)
     config = config_for(rules, drafting)
     parts = {
@@ -84,9 +84,9 @@ def run_for(models, prompt, rules, drafting, batchers, costs=None) -> Run:
         "nudging": Part(batchers[1], GREEDY, nudging.encode("")),
     }
     costs = costs or {model: part.batcher.costs for model, part in parts.items()}
-    return Run(
+    return Request(
         parts,
-        Desk(batchers),
+        Scheduler(batchers),
         lambda clock: decode(base, nudging, config, MARKERS, clock, costs),
         config,
         lambda counts: (),
@@ -201,7 +201,7 @@ def test_requests_that_share_forwards_write_the_same(block):
     forwards = [sum(engine.forwards for engine in fast(models, *case)[2]) for case in cases]
     batchers = batchers_for(models)
     runs = [run_for(models, prompt, rules, True, batchers) for prompt, rules in cases]
-    run_together(runs, at_once=rng.choice([2, 5, 12]))
+    run_batch(runs, at_once=rng.choice([2, 5, 12]))
     for run, (pieces, finish) in zip(runs, alone, strict=True):
         assert essence(run.pieces) == essence(pieces)
         assert run.result.provenance.finish_reason == finish

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nudging_llm.drafting import Drafter, ForwardCosts, LookUp, _paying
+from nudging_llm.decoding.drafts import Drafter, ForwardCosts, LookUp, _paying
 
 
 def test_look_up_finds_what_followed_last():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nudging_llm import NudgingConfig, NudgingGenerator
-from nudging_llm.finite import endless, number_at_end
+from nudging_llm.structured.numbers import endless, number_at_end
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.scripted import rules, scripted_pair
 

@@ -13,8 +13,9 @@ import torch
 from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from nudging_llm import NudgingConfig, NudgingGenerator, Piece, Prediction, Provenance
-from nudging_llm.backends import Row, Sampling, Want
-from nudging_llm.backends.transformers import sample
+from nudging_llm.engines.base import Row
+from nudging_llm.engines.transformers import sample
+from nudging_llm.protocol import PredictionParams, Sampling
 from tests.conftest import tiny_model, tiny_tokenizer
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "provenance.schema.json"
@@ -99,7 +100,7 @@ def test_statistics_are_those_of_the_raw_distribution(tiny):
     tokens = tiny.base.codec.encode("Question: hello")
     with torch.inference_mode():
         probs = tiny.base.model(torch.tensor([tokens])).logits[0, -1].double().softmax(-1)
-    want = Want(Sampling(0.7, 0.9, 5, 3), frozenset({"entropy", "margin"}))
+    want = PredictionParams(Sampling(0.7, 0.9, 5, 3), frozenset({"entropy", "margin"}))
     [[found]] = tiny.base.forward([Row(tiny.base.new_cache(), tokens, 0, 1, want)])
     top = probs.sort(descending=True)
     assert found.top == int(top.indices[0])

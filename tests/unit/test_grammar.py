@@ -13,17 +13,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nudging_llm import GrammarError, NudgingConfig
-from nudging_llm.backends import GREEDY
-from nudging_llm.batching import Batcher, Desk
-from nudging_llm.calls import parse_calls
-from nudging_llm.constraint import Constraint, vocabulary
-from nudging_llm.decoder import decode, decode_alone
-from nudging_llm.grammar import Grammar, calls_grammar, choices_grammar, json_grammar, regex_grammar
+from nudging_llm.decoding.algorithm import decode, decode_alone
+from nudging_llm.protocol import GREEDY
 from nudging_llm.provenance import Reason
-from nudging_llm.running import Part, Result, Run, Stream
-from nudging_llm.session import SessionPool
-from nudging_llm.tools import HERMES, read_tools
-from nudging_llm.voice import PromptVoice
+from nudging_llm.runtime.request import Part, Request, Result, Stream
+from nudging_llm.runtime.scheduler import Batcher, Scheduler
+from nudging_llm.runtime.session import SessionPool
+from nudging_llm.structured.constraint import Constraint, vocabulary
+from nudging_llm.structured.grammar import Grammar, calls_grammar, choices_grammar, json_grammar, regex_grammar
+from nudging_llm.text.prompt_encoder import IncrementalPromptEncoder
+from nudging_llm.tools.definitions import HERMES, read_tools
+from nudging_llm.tools.parser import parse_calls
 from tests.fakes import KINDS, FakeEngine, FakeModel, codec
 
 # -- random schemas ---------------------------------------------------------------------------------------------------
@@ -118,8 +118,8 @@ def answer(grammar: Grammar, models: list[FakeModel], config: NudgingConfig, cro
         for model, fake in zip(("base", "nudging"), models, strict=True)
     }
     voices = {
-        "base": PromptVoice(models[0].codec, models[0].codec.bos_ids, "Question: why?\nAnswer:", None),
-        "nudging": PromptVoice(models[1].codec, models[1].codec.encode("user says"), "", None),
+        "base": IncrementalPromptEncoder(models[0].codec, models[0].codec.bos_ids, "Question: why?\nAnswer:", None),
+        "nudging": IncrementalPromptEncoder(models[1].codec, models[1].codec.encode("user says"), "", None),
     }
     constraint = Constraint(grammar, {name: fake.codec for name, fake in zip(voices, models, strict=True)}, ["base"])
     parts = {name: Part(batchers[name], GREEDY, voice.encode("")).held_to(grammar) for name, voice in voices.items()}
@@ -127,7 +127,7 @@ def answer(grammar: Grammar, models: list[FakeModel], config: NudgingConfig, cro
     def start(clock):
         return decode(voices["base"], voices["nudging"], config, ("\nQuestion:",), clock, None, constraint)
 
-    stream = Stream(Run(parts, Desk(tuple(batchers.values())), start, config, lambda counts: (), constraint))
+    stream = Stream(Request(parts, Scheduler(tuple(batchers.values())), start, config, lambda counts: (), constraint))
     for _ in stream:
         pass
     return stream.result
@@ -254,12 +254,12 @@ def test_one_model_alone(model: str) -> None:
     }
     fake, grammar, config = FakeModel("gpt_bpe", 12), json_grammar(schema), NudgingConfig(max_tokens=60)
     batcher = Batcher(SessionPool(FakeEngine(fake)))
-    voice = PromptVoice(fake.codec, [], "Say: one\n", None)
+    voice = IncrementalPromptEncoder(fake.codec, [], "Say: one\n", None)
     constraint = Constraint(grammar, {model: fake.codec}, [model] if voice.joins else [])
     part = Part(batcher, GREEDY, voice.encode("")).held_to(grammar)
-    run = Run(
+    run = Request(
         {model: part},
-        Desk((batcher,)),
+        Scheduler((batcher,)),
         lambda clock: decode_alone(model, voice, config, (), clock, None, constraint),
         config,
         lambda c: (),

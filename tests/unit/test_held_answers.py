@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-import nudging_llm.constraint as constraint_module
+import nudging_llm.structured.constraint as constraint_module
 from nudging_llm import GrammarError, NudgingConfig, NudgingGenerator
-from nudging_llm.calls import parse_calls
-from nudging_llm.constraint import Constraint, vocabulary
-from nudging_llm.grammar import calls_grammar, choices_grammar, json_grammar, regex_grammar
 from nudging_llm.provenance import Reason
-from nudging_llm.tokenization import TextCodec
-from nudging_llm.tools import HERMES, read_tools
+from nudging_llm.structured.constraint import Constraint, vocabulary
+from nudging_llm.structured.grammar import calls_grammar, choices_grammar, json_grammar, regex_grammar
+from nudging_llm.text.tokenizer import TokenizerAdapter
+from nudging_llm.tools.definitions import HERMES, read_tools
+from nudging_llm.tools.parser import parse_calls
 from tests.conftest import CHAT, tiny_model, tiny_tokenizer
 from tests.fakes import FakeModel, codec, tokenizer
 from tests.unit.test_grammar import CALL, Scripted, answer, valid
@@ -183,7 +183,7 @@ def test_formats_that_are_only_notes_are_let_go() -> None:
 
 
 def test_vocabularies_go_with_their_tokenizers() -> None:
-    mine = TextCodec(tokenizer("bytes"), "mine")
+    mine = TokenizerAdapter(tokenizer("bytes"), "mine")
     words = vocabulary(mine)
     words.goes_on(b"\xff" * 40, b" ")
     gone = weakref.ref(words)
@@ -254,7 +254,7 @@ def test_reading_a_vocabulary_does_not_hold_up_the_event_loop(tiny_pair: tuple, 
     pair = NudgingGenerator.from_pretrained(*tiny_pair, NudgingConfig(max_tokens=20), dtype="float32", device="cpu")
     read = constraint_module.Vocabulary
 
-    def slowly(codec: TextCodec) -> Any:
+    def slowly(codec: TokenizerAdapter) -> Any:
         time.sleep(0.3)
         return read(codec)
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from nudging_llm import NudgingConfig, NudgingGenerator
-from nudging_llm.backends import GREEDY
-from nudging_llm.session import Session, SessionPool
-from nudging_llm.voice import Ask
+from nudging_llm.protocol import GREEDY, Query
+from nudging_llm.runtime.session import Session, SessionPool
 from tests.fakes import FakeEngine, FakeModel
 
 
 def evaluate(pool: SessionPool, session: Session, tokens: list[int]) -> None:
     with pool.engine.lock:
-        pool.seat(session, tokens)
+        pool.attach(session, tokens)
         if session.remembered(tokens, GREEDY):
             return
         row = session.prepare(tokens, (), GREEDY)
@@ -125,13 +124,13 @@ def test_sessions_that_cannot_go_back_are_not_copied():
     pool = SessionPool(FakeEngine(FakeModel("bytes", 4), can_crop=False))
     first = pool.acquire()
     with pool.engine.lock:
-        first.evaluate_from_snapshot(Ask("base", SHARED, 100), GREEDY)
+        first.evaluate_from_snapshot(Query("base", SHARED, 100), GREEDY)
     second = pool.acquire()
-    pool.seat(second, [*SHARED, 1])
+    pool.attach(second, [*SHARED, 1])
     assert len(second) == 0
     pool.release(first)
     third = pool.acquire()
-    pool.seat(third, [*SHARED, 1])
+    pool.attach(third, [*SHARED, 1])
     assert third.counts.reused == 100
 
 

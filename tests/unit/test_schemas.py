@@ -11,7 +11,7 @@ import pytest
 from pydantic import UUID4, BaseModel, Field, HttpUrl, TypeAdapter, ValidationError
 
 from nudging_llm import NudgingConfig
-from nudging_llm.schemas import schema_of
+from nudging_llm.structured.type_schemas import schema_of
 from tests.scripted import rules, scripted_pair
 
 Price = Annotated[Decimal, Field(max_digits=4, decimal_places=2)]

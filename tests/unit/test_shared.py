@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from nudging_llm import STARTER, ConfigError, LazyGenerator, ModelLoadError, TemplateError, lazy_generator, starter
-from nudging_llm.backends.transformers import TransformersEngine
-from nudging_llm.shared import serial
+from nudging_llm.engines.transformers import TransformersEngine
+from nudging_llm.frameworks.lazy import serial
 from tests.conftest import tiny_model, tiny_tokenizer
 
 OPTIONS: dict[str, Any] = {"device": "cpu", "dtype": "float32"}

@@ -25,8 +25,9 @@ from transformers import (
 from transformers.cache_utils import DynamicCache
 
 from nudging_llm import ConfigError, NudgingConfig, NudgingGenerator
-from nudging_llm.backends import GREEDY, CannotPackError, Row
-from nudging_llm.backends.transformers import TransformersEngine
+from nudging_llm.engines.base import CannotPackError, Row
+from nudging_llm.engines.transformers import TransformersEngine
+from nudging_llm.protocol import GREEDY
 from tests.conftest import tiny_model, tiny_tokenizer
 
 SHAPE = dict(

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nudging_llm import BaseTemplate
-from nudging_llm.prompts import read_messages, render_chat
+from nudging_llm.decoding.stopping import Answer
 from nudging_llm.provenance import Piece, Reason
-from nudging_llm.stopping import Answer
-from nudging_llm.tokenization import AnswerPath, Detokenizer
+from nudging_llm.text.prompts import read_messages, render_chat
+from nudging_llm.text.tokenizer import Detokenizer, IncrementalEncoder
 from tests.conftest import tiny_tokenizer
 from tests.fakes import KINDS, codec
 
@@ -105,7 +105,7 @@ ALPHABET = st.sampled_from(
 @settings(max_examples=150, deadline=None)
 @given(parts=st.lists(ALPHABET, max_size=30), prompt=st.sampled_from(["", "Question: a b\nAnswer:", "x\n", "a  b"]))
 def test_incremental_tokens_are_the_tokens_of_the_whole_text(kind, parts, prompt):
-    path = AnswerPath(codec(kind), [7, 8], prompt)
+    path = IncrementalEncoder(codec(kind), [7, 8], prompt)
     answer = ""
     for part in parts:
         path.settle(answer)
@@ -161,14 +161,14 @@ def test_base_template_is_sandboxed():
 
 
 def test_system_message_is_folded_where_the_template_knows_none():
-    from nudging_llm.tokenization import TextCodec
+    from nudging_llm.text.tokenizer import TokenizerAdapter
 
     tokenizer = tiny_tokenizer(True)
     tokenizer.chat_template = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
         "{% for m in messages %}<|turn|>{{ m.content }}{% endfor %}"
     )
-    found = TextCodec(tokenizer, "x")
+    found = TokenizerAdapter(tokenizer, "x")
     ids = render_chat(
         tokenizer, found, read_messages([{"role": "system", "content": "S"}, {"role": "user", "content": "U"}])
     )
@@ -178,12 +178,12 @@ def test_system_message_is_folded_where_the_template_knows_none():
 def test_added_tokens_that_a_template_uses_are_control_tokens_even_if_not_marked_special():
     from tokenizers import AddedToken
 
-    from nudging_llm.tokenization import TextCodec
+    from nudging_llm.text.tokenizer import TokenizerAdapter
 
     tokenizer = tiny_tokenizer(True)
     tokenizer.add_tokens([AddedToken("<tool_call>", special=False)])
     tokenizer.chat_template = "{% for m in messages %}<tool_call>{{ m.content }}{% endfor %}"
-    found = TextCodec(tokenizer, "x")
+    found = TokenizerAdapter(tokenizer, "x")
     token = tokenizer.convert_tokens_to_ids("<tool_call>")
     ids = render_chat(tokenizer, found, read_messages("a <tool_call> b"))
     assert ids.count(token) == 1
@@ -207,7 +207,7 @@ def test_the_guard_counts_lines_rightly_after_a_cut_at_a_marker():
 def test_retokenising_costs_the_tail_only(monkeypatch):
     """Whatever the length of the answer, a settled text is not tokenised again."""
     found = codec("gpt_bpe")
-    path, answer, seen = AnswerPath(found, [], "Question: a\nAnswer:"), "", []
+    path, answer, seen = IncrementalEncoder(found, [], "Question: a\nAnswer:"), "", []
     monkeypatch.setattr(
         found, "_encode", lambda text, control, real=found._encode: (seen.append(len(text)), real(text, control))[1]
     )

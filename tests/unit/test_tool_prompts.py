@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from nudging_llm import BaseTemplate, MessageError, TemplateError
-from nudging_llm.calls import ToolCall
-from nudging_llm.prompts import read_messages, render_chat
-from nudging_llm.tokenization import TextCodec
-from nudging_llm.tools import HERMES, Choice, Tool, tools_section
+from nudging_llm.text.prompts import read_messages, render_chat
+from nudging_llm.text.tokenizer import TokenizerAdapter
+from nudging_llm.tools.definitions import HERMES, Choice, Tool, tools_section
+from nudging_llm.tools.parser import ToolCall
 from tests.conftest import tiny_tokenizer
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -41,7 +41,7 @@ def chat_model(template):
     tokenizer.add_tokens([AddedToken(token, special=True) for token in ("<|im_start|>", "<|im_end|>")])
     tokenizer.add_tokens([AddedToken(token, special=False) for token in ("<tool_call>", "</tool_call>", '<"q\\">')])
     tokenizer.chat_template = template
-    return tokenizer, TextCodec(tokenizer, "tiny")
+    return tokenizer, TokenizerAdapter(tokenizer, "tiny")
 
 
 def prompt(template, messages, tools=(), choice=None):

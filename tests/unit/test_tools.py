@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-import nudging_llm.tools
+import nudging_llm.tools.definitions
 from nudging_llm import ToolError
-from nudging_llm.calls import InvalidToolCall, ToolCall, new_call_id, parse_calls
-from nudging_llm.tools import (
+from nudging_llm.tools.definitions import (
     HERMES,
     MAX_DEPTH,
     Choice,
@@ -29,6 +28,7 @@ from nudging_llm.tools import (
     tools_section,
     transcript_tools,
 )
+from nudging_llm.tools.parser import InvalidToolCall, ToolCall, new_call_id, parse_calls
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 EMPTY = {"type": "object", "properties": {}}
@@ -648,7 +648,7 @@ def test_plain_json_refuses_what_contains_itself_and_copies_the_rest():
 
 
 def test_examples_in_docstrings_run():
-    found = doctest.testmod(nudging_llm.tools)
+    found = doctest.testmod(nudging_llm.tools.definitions)
     assert found.attempted and not found.failed
 
 

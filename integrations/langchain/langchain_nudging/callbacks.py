@@ -19,7 +19,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 
 from nudging_llm import Piece
-from nudging_llm.collecting import Collected, CollectedAnswer, emitter
+from nudging_llm.frameworks.collectors import Collected, CollectedAnswer, emitter
 
 from .provenance import get_pieces, get_provenance
 

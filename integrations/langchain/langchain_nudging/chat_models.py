@@ -21,8 +21,8 @@ from pydantic import Field, PrivateAttr, SecretStr
 
 from nudging_llm import ConfigError, LazyGenerator
 from nudging_llm.errors import nearest
-from nudging_llm.fields import NudgingFields, pair_name
-from nudging_llm.shared import serial
+from nudging_llm.frameworks.fields import NudgingFields, pair_name
+from nudging_llm.frameworks.lazy import serial
 
 from .callbacks import Listening
 from .chunks import ChunkWriter
@@ -299,7 +299,7 @@ class ChatNudging(NudgingFields, BaseChatModel):
             generator, deadline = self._loaded(self._lazy_for(kwargs.get("model"))), self._deadline(kwargs)
             asked = generator.stream(conversation, **options)
         with asked as stream:
-            writer = ChunkWriter(stream.sorter(), pair_name(generator.base, generator.nudging))
+            writer = ChunkWriter(stream.tool_call_parser(), pair_name(generator.base, generator.nudging))
             for piece in stream:
                 deadline.check(stream)
                 yield from writer.piece(piece)
@@ -319,7 +319,7 @@ class ChatNudging(NudgingFields, BaseChatModel):
                 generator.astream, conversation, **options
             )  # long prompts take a while to read
         async with asked as stream:
-            writer = ChunkWriter(stream.sorter(), pair_name(generator.base, generator.nudging))
+            writer = ChunkWriter(stream.tool_call_parser(), pair_name(generator.base, generator.nudging))
             async for piece in stream:
                 deadline.check(stream)
                 for chunk in writer.piece(piece):

@@ -9,8 +9,8 @@ from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
-from nudging_llm import Piece, Provenance, Result, SortedPiece, Sorter
-from nudging_llm.channels import finish_word
+from nudging_llm import ParsedPiece, Piece, Provenance, Result, ToolCallParser
+from nudging_llm.tools.streaming import finish_word
 
 from .provenance import KEY, carried_record
 
@@ -19,12 +19,12 @@ class ChunkWriter:
     """Makes the chunks of one answer; added up, they are its message.
 
     Args:
-        sorter: of the answer's stream.
+        tool_call_parser: of the answer's stream.
         model_name: for ``response_metadata``.
     """
 
-    def __init__(self, sorter: Sorter, model_name: str) -> None:
-        self._sorter = sorter
+    def __init__(self, tool_call_parser: ToolCallParser, model_name: str) -> None:
+        self._sorter = tool_call_parser
         self._model_name = model_name
         self._called = False
         self._said = False
@@ -51,7 +51,7 @@ class ChunkWriter:
             )
         )
 
-    def _chunk(self, found: SortedPiece) -> ChatGenerationChunk:
+    def _chunk(self, found: ParsedPiece) -> ChatGenerationChunk:
         self._called = self._called or bool(found.calls)
         self._said = self._said or (found.channel == "content" and not self._called)
         return _generation(

@@ -17,8 +17,8 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from pydantic import BaseModel, Field
 
 from nudging_llm import ConfigError
-from nudging_llm.schemas import schema_of
-from nudging_llm.tools import partial_object
+from nudging_llm.structured.type_schemas import schema_of
+from nudging_llm.tools.definitions import partial_object
 
 Method = Literal["function_calling", "json_schema", "json_mode"]
 _JSON_TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})

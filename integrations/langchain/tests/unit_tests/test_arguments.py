@@ -32,7 +32,7 @@ from nudging_llm import (
     NudgingGenerator,
     ToolError,
 )
-from nudging_llm.backends.transformers import TransformersEngine
+from nudging_llm.engines.transformers import TransformersEngine
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.scripted import rules, scripted_pair
 

@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerFast
 
 from langchain_nudging import ChatNudging, ProvenanceCallbackHandler, get_pieces, get_provenance
 from nudging_llm import ConfigError, ContextOverflowError, GrammarError, NudgingConfig, NudgingGenerator, ToolError
-from nudging_llm.backends.transformers import TransformersEngine
+from nudging_llm.engines.transformers import TransformersEngine
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.scripted import rules, scripted_pair
 

@@ -17,8 +17,8 @@ from langchain_core.tracers.context import collect_runs
 
 from langchain_nudging import ChatNudging, get_pieces, get_provenance, get_provenances
 from nudging_llm import Provenance
-from nudging_llm.calls import parse_calls
-from nudging_llm.tools import read_tools
+from nudging_llm.tools.definitions import read_tools
+from nudging_llm.tools.parser import parse_calls
 from tests.conftest import timeless, tiny_model, tiny_tokenizer
 from tests.scripted import rules, scripted_pair
 

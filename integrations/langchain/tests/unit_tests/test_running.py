@@ -21,8 +21,8 @@ from langchain_core.rate_limiters import InMemoryRateLimiter
 
 from langchain_nudging import ChatNudging, get_pieces, get_provenance
 from nudging_llm import ContextOverflowError, NudgingConfig, NudgingGenerator, OutOfMemoryError, UnsupportedContentError
-from nudging_llm.backends import Row
-from nudging_llm.gates import Prediction
+from nudging_llm.engines.base import Row
+from nudging_llm.protocol import Prediction
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.scripted import scripted_pair
 

@@ -33,7 +33,7 @@ from pydantic import Field, PrivateAttr, SerializerFunctionWrapHandler, field_se
 from typing_extensions import Self
 
 from nudging_llm import BaseTemplate, ConfigError, MessageError
-from nudging_llm.fields import NudgingFields, pair_name
+from nudging_llm.frameworks.fields import NudgingFields, pair_name
 
 from .closing import closing, inner
 from .messages import is_program_tool, is_react, react_options, to_core_messages, tool_definition
@@ -342,7 +342,7 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
     ) -> ResponseWriter[Response]:
         single = kwargs.get("allow_parallel_tool_calls", kwargs.get("parallel_tool_calls")) is False
         name = pair_name(generator.base, generator.nudging)
-        return ResponseWriter(stream.sorter(), Recorder(self._recent), make, name, single, _PROGRAM in kwargs)
+        return ResponseWriter(stream.tool_call_parser(), Recorder(self._recent), make, name, single, _PROGRAM in kwargs)
 
     def _options(self, conversation: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The core's options for one call."""

@@ -20,7 +20,7 @@ from llama_index.core.tools import BaseTool
 from pydantic.errors import PydanticUserError
 
 from nudging_llm import MessageError, ToolError, UnsupportedContentError
-from nudging_llm.schemas import schema_of
+from nudging_llm.structured.type_schemas import schema_of
 
 _ROLES = {
     MessageRole.SYSTEM: "system",

@@ -22,8 +22,8 @@ from typing import Any
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.span import active_span_id
 
-from nudging_llm import Piece, Provenance, SortedPiece
-from nudging_llm.collecting import Collected, CollectedAnswer, emitter
+from nudging_llm import ParsedPiece, Piece, Provenance
+from nudging_llm.frameworks.collectors import Collected, CollectedAnswer, emitter
 
 from .events import NudgeEndEvent, NudgePieceEvent
 
@@ -143,7 +143,7 @@ class Recorder:
         for collector in self._collectors:
             collector.begin(self.call)
 
-    def piece(self, found: SortedPiece) -> None:
+    def piece(self, found: ParsedPiece) -> None:
         """A piece was written."""
         self.call.pieces.append(found.piece)
         for collector in self._collectors:

@@ -16,9 +16,9 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from nudging_llm import CallDelta, Piece, Provenance, Result, SortedPiece, Sorter, ToolCall
-from nudging_llm.channels import finish_word
-from nudging_llm.tools import partial_object
+from nudging_llm import CallDelta, ParsedPiece, Piece, Provenance, Result, ToolCall, ToolCallParser
+from nudging_llm.tools.definitions import partial_object
+from nudging_llm.tools.streaming import finish_word
 
 from .provenance import ID, KEY, Recorder
 
@@ -56,7 +56,7 @@ class ResponseWriter(Generic[Response]):
     """Makes the responses of one answer.
 
     Args:
-        sorter: of the answer's stream.
+        tool_call_parser: of the answer's stream.
         recorder: told of everything.
         make: makes a response of the kind asked for.
         model_name: for ``raw``.
@@ -66,14 +66,14 @@ class ResponseWriter(Generic[Response]):
 
     def __init__(
         self,
-        sorter: Sorter,
+        tool_call_parser: ToolCallParser,
         recorder: Recorder,
         make: Callable[[Written], Response],
         model_name: str,
         single: bool = False,
         growing: bool = False,
     ) -> None:
-        self._sorter, self.recorder = sorter, recorder
+        self._sorter, self.recorder = tool_call_parser, recorder
         self._make: Callable[[Written], Response] = make
         self._model_name, self._single = model_name, single
         self._growing: _Growing | None = _Growing() if growing else None
@@ -109,7 +109,7 @@ class ResponseWriter(Generic[Response]):
         if self.recorder.call.provenance is None:
             self.recorder.end(record)
 
-    def _response(self, found: SortedPiece) -> Response:
+    def _response(self, found: ParsedPiece) -> Response:
         self.recorder.piece(found)
         delta = ""
         if found.channel == "content":

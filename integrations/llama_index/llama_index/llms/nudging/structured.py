@@ -12,8 +12,8 @@ from llama_index.core.program.utils import FlexibleModel, create_flexible_model
 from pydantic import BaseModel, ValidationError
 
 from nudging_llm import ConfigError
-from nudging_llm.schemas import schema_of
-from nudging_llm.tools import partial_object
+from nudging_llm.structured.type_schemas import schema_of
+from nudging_llm.tools.definitions import partial_object
 
 from .responses import DELTAS
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from .errors import ConfigError, StarterError
-from .prompts import BaseTemplate
+from ..errors import ConfigError, StarterError
+from ..text.prompts import BaseTemplate
 
 if TYPE_CHECKING:
-    from .backends.transformers import TransformersEngine
-    from .generator import ModelSource, NudgingGenerator
+    from ..engines.transformers import TransformersEngine
+    from ..generator import ModelSource, NudgingGenerator
 
 #: In place of a model: the starter pair's model for that part.
 STARTER = "starter"
@@ -54,10 +54,10 @@ class LazyEngine:
         """
         with self._lock:
             if self._engine is None:
-                from .backends.transformers import TransformersEngine
+                from ..engines.transformers import TransformersEngine
 
                 if self._source == STARTER:
-                    from . import starter
+                    from .. import starter
 
                     folder = getattr(starter.fetch(), self._starter)
                     options = {**self._options, "local_files_only": True}
@@ -78,7 +78,7 @@ class LazyEngine:
         if self._source != STARTER:
             folder = Path(self._source)
             return _context_length(folder if folder.is_dir() else _downloaded(str(self._source), self._options))
-        from . import starter
+        from .. import starter
 
         try:
             return _context_length(getattr(starter.folders(), self._starter))
@@ -108,7 +108,7 @@ class LazyGenerator:
         if self._generator is None:
             with self._lock:
                 if self._generator is None:
-                    from .generator import NudgingGenerator
+                    from ..generator import NudgingGenerator
 
                     self._generator = NudgingGenerator(self.base.get(), self.nudging.get(), **self._options)
         return self._generator
@@ -204,7 +204,7 @@ def _key(**parts: Any) -> str:
 
 def _name(source: ModelSource, part: str) -> str:
     if source == STARTER:
-        from . import starter
+        from .. import starter
 
         return starter.BASE_NAME if part == "base" else starter.NUDGING_NAME
     if isinstance(source, tuple):

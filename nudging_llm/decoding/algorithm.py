@@ -1,9 +1,9 @@
 """The nudging algorithm (arXiv 2410.09300, Algorithm 1), without any IO.
 
-A decode is a generator that *asks* for predictions (yields ``Ask``, is sent a ``Prediction``) and *yields* pieces. Who
+A decode is a generator that *asks* for predictions (yields ``Query``, is sent a ``Prediction``) and *yields* pieces. Who
 answers, in which thread, on which machine, is the driver's business; so one text serves sync, async and remote.
 
-Knows: the rules. Leaves: tokens of a text to ``Voice`` (``tokenization.py``), probabilities to whoever answers, when a
+Knows: the rules. Leaves: tokens of a text to ``PromptEncoder`` (``tokenization.py``), probabilities to whoever answers, when a
 piece may go out to ``stopping.py``. "Released code" below is the authors' public implementation, whose behaviour the
 rules follow where the paper is silent (design, section 4).
 
@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .chunks import run_in_chunks
-from .config import NudgingConfig
-from .drafting import Drafter, ForwardCosts, Given
-from .gates import Prediction, resolve_gate
-from .provenance import FinishReason, Piece, Reason
-from .voice import Ask, Asking, Model, Voice
+from ..config import NudgingConfig
+from ..protocol import Model, Prediction, PromptEncoder, Query, Steps
+from ..provenance import FinishReason, Piece, Reason
+from .drafts import Drafter, ForwardCosts, Given
+from .gates import resolve_gate
+from .paper import run_in_chunks
 from .writing import Writer
 
 if TYPE_CHECKING:
-    from .constraint import Constraint
+    from ..structured.constraint import Constraint
 
 #: Tokens by which a completion may be longer than K, so that its last character is whole (UTF-8 has at most 4 bytes).
 _REST_OF_CHARACTER = 3
@@ -50,12 +50,12 @@ class Outcome:
     call_left_out: bool = False
 
 
-Decode = Generator["Ask | Piece", "Prediction | None", Outcome]
+Decode = Generator["Query | Piece", "Prediction | None", Outcome]
 
 
 def decode(
-    base: Voice,
-    nudging: Voice,
+    base: PromptEncoder,
+    nudging: PromptEncoder,
     config: NudgingConfig,
     markers: Sequence[str],
     clock: Callable[[], float],
@@ -73,7 +73,7 @@ def decode(
         constraint: what the answer must look like.
 
     Yields:
-        ``Ask``, to be answered by ``send``-ing a ``Prediction``; and ``Piece``, in order.
+        ``Query``, to be answered by ``send``-ing a ``Prediction``; and ``Piece``, in order.
 
     Returns:
         How it ended.
@@ -84,7 +84,7 @@ def decode(
 
 def decode_alone(
     model: Model,
-    voice: Voice,
+    voice: PromptEncoder,
     config: NudgingConfig,
     markers: Sequence[str],
     clock: Callable[[], float],
@@ -130,7 +130,7 @@ class _Completion:
         whole: whether that is all that the lookahead allows; if not, the last word may go on.
     """
 
-    def __init__(self, voice: Voice, answer: str) -> None:
+    def __init__(self, voice: PromptEncoder, answer: str) -> None:
         self.tokens = voice.encode(answer)
         self.settled = len(self.tokens)
         self.stream = voice.text_stream()
@@ -151,7 +151,7 @@ class Decoder:
 
     def __init__(
         self,
-        voices: dict[Model, Voice],
+        voices: dict[Model, PromptEncoder],
         config: NudgingConfig,
         markers: Sequence[str],
         clock: Callable[[], float],
@@ -175,7 +175,7 @@ class Decoder:
         self.context_full: Model | None = None
         self.likely: list[int] = []  # how the base run may go on: prompt, answer and completion as its tokens
 
-    def decode(self, steps: Generator[Ask | Piece, Prediction | None, FinishReason]) -> Decode:
+    def decode(self, steps: Generator[Query | Piece, Prediction | None, FinishReason]) -> Decode:
         try:
             finish = yield from steps
         except _ContextFull:
@@ -187,7 +187,7 @@ class Decoder:
         left_out = self.writer.call_left_out
         return Outcome(finish, self.writer.round, self.cut_at_marker, self.context_full, closed, left_out)
 
-    def alone(self, model: Model) -> Generator[Ask | Piece, Prediction | None, FinishReason]:
+    def alone(self, model: Model) -> Generator[Query | Piece, Prediction | None, FinishReason]:
         if (yield from self._write_forced(model)):
             return "stop"
         first = yield from self.predict(model, self.voices[model].encode(self.answer.text), self.answer.text)
@@ -196,7 +196,7 @@ class Decoder:
 
     # -- Algorithm 1 --------------------------------------------------------------------------------------------------
 
-    def rounds(self) -> Generator[Ask | Piece, Prediction | None, FinishReason]:
+    def rounds(self) -> Generator[Query | Piece, Prediction | None, FinishReason]:
         if (yield from self._write_forced("nudging")):
             return "stop"
         while not self.full and self.writer.round != self.config.max_rounds:
@@ -234,7 +234,7 @@ class Decoder:
                 return "stop"
         return "length"
 
-    def _nudge(self) -> Asking:
+    def _nudge(self) -> Steps:
         """A round's nudge, and whether the answer ends with it.
 
         ``end_check="lookahead"`` (paper): the completion is made first, and an end of text in it ends the answer.
@@ -270,7 +270,7 @@ class Decoder:
         self.drafter.proposed("base", self.likely[max(0, settled - 2) :])
         self.drafter.proposed("nudging", completion.tokens[max(0, completion.settled - 2) :])
 
-    def _complete(self, completion: _Completion, size: int) -> Asking:
+    def _complete(self, completion: _Completion, size: int) -> Steps:
         """Let the nudging model go on, greedily, to ``size`` tokens, the rest of a character, or its end of text."""
         voice, most = self.voices["nudging"], self.config.lookahead
         given = self._rejected() if not len(completion) else None
@@ -307,7 +307,7 @@ class Decoder:
         before, after = voice.encode(answer), voice.encode(answer + text)
         return ("rejected", after[len(before) :]) if after[: len(before)] == before else None
 
-    def _settle_words(self, completion: _Completion, ended: bool) -> Asking:
+    def _settle_words(self, completion: _Completion, ended: bool) -> Steps:
         """Decide which words of a completion are taken (paper, section 3.2; released code, stage 1).
 
         The first word always is. The last is not, unless it is the only one or ended by the model: the lookahead may have
@@ -372,7 +372,7 @@ class Decoder:
             return prediction, Reason.HANDOVER_PREFIX
         return None
 
-    def _hand_over(self, prediction: Prediction, reason: Reason) -> Asking:
+    def _hand_over(self, prediction: Prediction, reason: Reason) -> Steps:
         """Run the base model from its first token, whose own probability is not checked."""
         self.at_end, self.base_ended = None, False
         if self.voices["base"].is_end(prediction.token):
@@ -382,7 +382,7 @@ class Decoder:
         else:
             yield from self._run("base", prediction, reason)
 
-    def _run(self, model: Model, prediction: Prediction, reason: Reason, gated: bool = True) -> Asking:
+    def _run(self, model: Model, prediction: Prediction, reason: Reason, gated: bool = True) -> Steps:
         """Take the model's tokens until the gate fails, its text ends, or the answer does."""
         voice = self.voices[model]
         self.answer.watch_markers(self.markers)
@@ -435,7 +435,7 @@ class Decoder:
             self.base_stopped(prediction)
         self.answer.unwatch_markers()
 
-    def _nudging_ends_here(self, written: str) -> Asking:
+    def _nudging_ends_here(self, written: str) -> Steps:
         """end_check="sentence": whether a base run has come to the end of a sentence, with ``written``, and the nudging
         model would end its text there."""
         if self.config.end_check != "sentence" or self.config.stop_on == "both":
@@ -450,7 +450,7 @@ class Decoder:
         prediction = yield from self.predict("nudging", voice.encode(self.answer.text), self.answer.text)
         return voice.is_end(prediction.token)
 
-    def guess_of_run(self, tokens: list[int]) -> Asking:
+    def guess_of_run(self, tokens: list[int]) -> Steps:
         """How a base run may go on: as the nudging model's completion did, or as it writes ahead now where that pays."""
         if self.likely[: len(tokens)] == tokens and len(self.likely) > len(tokens):
             return "completion", self.likely[len(tokens) :]
@@ -466,7 +466,7 @@ class Decoder:
         ahead = base.encode(answer + completion.text)
         return ("ahead", ahead[len(tokens) :]) if ahead[: len(tokens)] == tokens else None
 
-    def _base_agrees_to_end(self, text: str) -> Asking:
+    def _base_agrees_to_end(self, text: str) -> Steps:
         """stop_on="both": whether the base model would end its text after ``text`` too."""
         if not text and self.base_ended:
             return True
@@ -487,7 +487,7 @@ class Decoder:
         most: int | None = None,
         stable: int | None = None,
         tail: Sequence[int] = (),
-    ) -> Asking:
+    ) -> Steps:
         """The prediction after ``tokens``, ``stable`` of which (default: all) will not be taken back.
 
         ``text``, and the tokens ``tail`` of an unfinished character, are the part of them that is the answer's; ``given``: a
@@ -501,11 +501,11 @@ class Decoder:
         self.drafter.took(model, tokens)
         guess = partial(self.drafter.guesses, model, tokens, given, room if most is None else min(room, most))
         masks = partial(self.constraint.masks, model, text, tail) if self.constraint else None
-        prediction = yield Ask(model, tokens, len(tokens) if stable is None else stable, guess, masks)
+        prediction = yield Query(model, tokens, len(tokens) if stable is None else stable, guess, masks)
         assert prediction is not None
         return prediction
 
-    def _base_at(self, text: str, likely: list[int], settled: int) -> Asking:
+    def _base_at(self, text: str, likely: list[int], settled: int) -> Steps:
         """The base model's prediction after ``text``, with the rest of ``likely`` as a guess if it goes on that way."""
         tokens = self.voices["base"].encode(text)
         guess: Given = ("completion", likely[len(tokens) :]) if likely[: len(tokens)] == tokens else None
@@ -517,13 +517,13 @@ class Decoder:
 
     # -- under a constraint (constraint.py) ---------------------------------------------------------------------------
 
-    def _write_forced(self, model: Model) -> Asking:
+    def _write_forced(self, model: Model) -> Steps:
         """Write what the constraint leaves no choice about, for ``model`` to go on; whether the answer is over with it."""
         if self.writer.add_forced(model):
             yield from self.answer.ready()
         return self.constraint is not None and self.constraint.complete(self.answer.text)
 
-    def _go_past_forced(self, model: Model, tokens: list[int], gated: bool) -> Asking:
+    def _go_past_forced(self, model: Model, tokens: list[int], gated: bool) -> Steps:
         """Write what is forced within a run. Returns the tokens to go on from; none where the run ends with it."""
         before = len(self.answer.text)
         if (yield from self._write_forced(model)):
@@ -537,7 +537,7 @@ class Decoder:
             return []
         return self.voices[model].encode(self.answer.text)
 
-    def _test_after_forced(self) -> Asking:
+    def _test_after_forced(self) -> Steps:
         """Whether the base model goes on after forced text: if it is sure. Where the answer may end, the nudging model says
         whether it does."""
         text = self.answer.text
@@ -554,7 +554,7 @@ class Decoder:
         """Whether the nudging model begins a tool call in its own way: then it is begun in ours."""
         opener = self.constraint.grammar.trigger if self.constraint else None
         before = self.answer.text + completion.text
-        if opener is None or opener in before or not self.voices["nudging"].opens_call(token):
+        if opener is None or opener in before or not self.voices["nudging"].starts_call(token):
             return False
         completion.text += opener
         return True
@@ -572,7 +572,7 @@ class Decoder:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def _write_nudge(self, nudge: _Nudge) -> Asking:
+    def _write_nudge(self, nudge: _Nudge) -> Steps:
         """Write the words, as far as max_tokens allows."""
         if nudge.words:
             self.base_ended = False

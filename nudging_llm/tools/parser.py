@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import nearest
-from .tools import Tool, plain_json, short
+from ..errors import nearest
+from .definitions import Tool, plain_json, short
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Knows: the tokenizer's vocabulary, which tokens are control tokens, where text m
 tokenised alone. Leaves to others: prompts' wording (``prompts.py``) and any model.
 
 Text is the canonical state of an answer (design, section 4), so a path of tokens is always "the tokens of this text".
-Tokenising the whole text at every round would cost O(length) each; ``AnswerPath`` re-tokenises from the last *safe
+Tokenising the whole text at every round would cost O(length) each; ``IncrementalEncoder`` re-tokenises from the last *safe
 boundary* only. A boundary before a space is safe if no token of the vocabulary reaches across it: then neither a BPE
 merge nor a unigram piece can span it, and both sides tokenise independently. That is checked against the vocabulary,
 not assumed (one tokenizer in this project's tests has the single crossing token ``> </``).
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from .errors import ModelLoadError
+from ..errors import ModelLoadError
 
 #: What a byte that is not (yet) a whole UTF-8 character decodes to.
 REPLACEMENT = "\ufffd"
@@ -26,12 +26,12 @@ REPLACEMENT = "\ufffd"
 _SPACES = frozenset({" ", "\u2581", chr(256 + 32)})
 _WHITE = _SPACES | {"\t", "\n", "\v", "\f", "\r"} | {chr(256 + code) for code in range(9, 14)}
 #: Control tokens with which models begin tool calls: Qwen and Hermes, Mistral, Llama 3.
-_CALL_OPENERS = frozenset({"<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"})
+_CALL_STARTS = frozenset({"<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"})
 #: Candidates for a character put before a text, so that it is never treated as the start of a document.
 _GUARDS = "axzAXZ0.;"
 
 
-class TextCodec:
+class TokenizerAdapter:
     """Encodes and decodes plain text with one *fast* tokenizer, and knows its control tokens.
 
     Args:
@@ -70,8 +70,8 @@ class TextCodec:
         own_end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.stop_tokens = frozenset(end_tokens) | frozenset(own_end)  # what a model writes to end its text
         self.end_tokens = {token for token, entry in added.items() if entry.special} | self.stop_tokens
-        self.call_openers = {
-            token for token, entry in added.items() if entry.special and entry.content in _CALL_OPENERS
+        self.call_start_tokens = {
+            token for token, entry in added.items() if entry.special and entry.content in _CALL_STARTS
         }
         self.size: int = self._backend.get_vocab_size(with_added_tokens=True)
         self.crossing, self.crosses_wide = _crossing_characters(self._backend.get_vocab(with_added_tokens=True))
@@ -152,7 +152,7 @@ class TextCodec:
         yield text[start:]
 
 
-class AnswerPath:
+class IncrementalEncoder:
     """The tokens of a fixed prompt followed by a growing answer; re-tokenises only the tail.
 
     Args:
@@ -162,7 +162,7 @@ class AnswerPath:
             end in white space, a space joins it to an answer that does not begin with white space.
     """
 
-    def __init__(self, codec: TextCodec, prompt_ids: Sequence[int], prompt_text: str = "") -> None:
+    def __init__(self, codec: TokenizerAdapter, prompt_ids: Sequence[int], prompt_text: str = "") -> None:
         self._codec, self._prompt = codec, prompt_text
         self._cut = 0  # a safe boundary of the text, and the tokens of prompt and text before it
         self._head = list(prompt_ids)
@@ -200,7 +200,7 @@ class AnswerPath:
 class Detokenizer:
     """Tokens in, text out: in the shortest groups of tokens that are whole characters."""
 
-    def __init__(self, codec: TextCodec) -> None:
+    def __init__(self, codec: TokenizerAdapter) -> None:
         self._codec = codec
         self._group: tuple[int, ...] = ()
 

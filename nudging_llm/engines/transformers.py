@@ -24,9 +24,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from ..errors import ModelError, ModelLoadError, OutOfMemoryError, TokenizerMismatchError
-from ..gates import Prediction
-from ..tokenization import TextCodec
-from . import CannotPackError, Row, Sampling
+from ..protocol import Prediction, Sampling
+from ..text.tokenizer import TokenizerAdapter
+from .base import CannotPackError, Row
 from .kv import PackedRows, cache_bytes, copy_prefix, growing_cache, packed_attention
 
 #: Cache layers that growing, croppable, full-length ones can stand in for.
@@ -62,7 +62,7 @@ class TransformersEngine:
         text_config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
         self.context_length: int | None = getattr(text_config, "max_position_embeddings", None)
         self._embeddings = model.get_input_embeddings().weight
-        self.codec = TextCodec(tokenizer, self.name, _end_tokens(model), owned)
+        self.codec = TokenizerAdapter(tokenizer, self.name, _end_tokens(model), owned)
         #: How many token ids the model knows; None if a quantiser has packed its embeddings.
         self.rows: int | None = self._embeddings.shape[0] if self._embeddings.ndim == 2 else None
         self._check_vocabulary()

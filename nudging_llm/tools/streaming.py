@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from .calls import InvalidToolCall, ToolCall, new_call_id
-from .provenance import Piece, Provenance
-from .tools import HERMES
+from ..provenance import Piece, Provenance
+from .definitions import HERMES
+from .parser import InvalidToolCall, ToolCall, new_call_id
 
 if TYPE_CHECKING:
-    from .running import Result
+    from ..runtime.request import Result
 
 Channel = Literal["content", "tool_call"]
 
@@ -54,7 +54,7 @@ class CallDelta:
 
 
 @dataclass(frozen=True, slots=True)
-class SortedPiece:
+class ParsedPiece:
     """A piece, or the part of one that is in one channel, and what it adds to calls."""
 
     piece: Piece
@@ -73,7 +73,7 @@ def finish_word(record: Provenance, called: bool) -> str:
     return record.finish_reason if record.finish_reason in ("length", "repetition") else "stop"
 
 
-class Sorter:
+class ToolCallParser:
     """Sorts the pieces of one answer; the sorted pieces are the pieces in order, cut where the channel changes.
 
     Args:
@@ -89,13 +89,13 @@ class Sorter:
         self._bare = True  # the answer so far may be nothing but calls
         self._calls: _RuledCalls | None = None
 
-    def feed(self, piece: Piece) -> Iterator[SortedPiece]:
+    def feed(self, piece: Piece) -> Iterator[ParsedPiece]:
         """The next piece; what is settled with it."""
         self._text += piece.text
         if not self._tools:
-            yield SortedPiece(piece)
+            yield ParsedPiece(piece)
         elif self._calls is not None:
-            yield SortedPiece(piece, "tool_call", tuple(self._calls.read(self._text)))
+            yield ParsedPiece(piece, "tool_call", tuple(self._calls.read(self._text)))
         else:
             self._held.append(piece)
             ruled = self._text.find(_RULED, max(0, self._at - len(_RULED)))
@@ -105,12 +105,12 @@ class Sorter:
                 rest, self._held = self._held, []
                 if rest:
                     deltas = tuple(self._calls.read(self._text))
-                    yield from (SortedPiece(held, "tool_call") for held in rest[:-1])
-                    yield SortedPiece(rest[-1], "tool_call", deltas)
+                    yield from (ParsedPiece(held, "tool_call") for held in rest[:-1])
+                    yield ParsedPiece(rest[-1], "tool_call", deltas)
             else:
                 yield from self._until(free if ruled >= 0 else min(self._free_from(), self._ruled_from()))
 
-    def end(self, result: Result) -> Iterator[SortedPiece]:
+    def end(self, result: Result) -> Iterator[ParsedPiece]:
         """The answer is finished: what was held back, now that its calls are known."""
         if self._calls is not None:
             return
@@ -126,7 +126,7 @@ class Sorter:
             ]
             for i, piece in enumerate(inside):
                 last = i + 1 == len(inside)
-                yield SortedPiece(piece, "tool_call", tuple(_whole(*call) for call in calls) if last else ())
+                yield ParsedPiece(piece, "tool_call", tuple(_whole(*call) for call in calls) if last else ())
         yield from self._until(len(self._text))
 
     def _ruled_from(self) -> int:
@@ -154,9 +154,9 @@ class Sorter:
         ticks = len(text) - len(text.rstrip("`"))
         return min(at, fence.start() if fence else len(text) - min(ticks, 2))
 
-    def _until(self, stop: int) -> Iterator[SortedPiece]:
+    def _until(self, stop: int) -> Iterator[ParsedPiece]:
         """Content up to there."""
-        return (SortedPiece(piece) for piece in self._take(stop))
+        return (ParsedPiece(piece) for piece in self._take(stop))
 
     def _take(self, stop: int) -> list[Piece]:
         """The held pieces up to ``stop``; one that reaches beyond is cut."""

@@ -1,18 +1,17 @@
-"""What the decoder asks for, and what it must know of a model's text: the border between rules and compute.
+"""What crosses the border between rules and compute.
 
-``Ask`` goes out of the decoder, a ``Prediction`` comes back. ``Voice`` is one model's way to spell its prompt and an
-answer as tokens; ``PromptVoice`` is the implementation over a ``TextCodec``.
+A ``Query`` goes out of the decoder, a ``Prediction`` comes back; ``PredictionParams`` say how a prediction is made. A
+``PromptEncoder`` is one model's way to spell its prompt and an answer as tokens. Knows no model, no tokenizer and no rule.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from .gates import Prediction
 from .provenance import Piece
-from .tokenization import AnswerPath, Detokenizer, TextCodec
 
 Model = Literal["base", "nudging"]
 #: For each position the tokens that may be chosen, one bit each from the lowest; None: any.
@@ -20,7 +19,61 @@ Masks = Sequence[bytes] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Prediction:
+    """One model's prediction of one next token.
+
+    Attributes:
+        top: id of the most likely token.
+        prob: its raw probability, 0 … 1.
+        token: id of the token chosen: ``top``, a sample if sampling was asked for, or the best that a grammar allows.
+        entropy: of the raw distribution, in nats; None unless a gate asked for it.
+        margin: ``prob`` minus the second highest probability; None unless a gate asked for it.
+        allowed: whether a grammar, if there is one, allows ``top``.
+    """
+
+    top: int
+    prob: float
+    token: int
+    entropy: float | None = None
+    margin: float | None = None
+    allowed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose a token where it is not simply the most likely one.
+
+    One random number per position, made from the seed and the position alone, so that neither drafting nor the order
+    of evaluation can change a sampled text.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int | None
+    seed: int
+
+    def number(self, position: int) -> float:
+        """The random number, 0 … 1, for the token at ``position`` (its index in the sequence)."""
+        return random.Random(self.seed * 1_000_003 + position).random()
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionParams:
+    """What a prediction must hold: the way of choosing, and statistics beyond the top-1 probability.
+
+    ``grammar`` names what the choice is held to; predictions made for another one are of no use.
+    """
+
+    sampling: Sampling | None = None
+    needs: frozenset[str] = frozenset()
+    grammar: str | None = None
+
+
+GREEDY = PredictionParams()
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
     """A request for the prediction after ``tokens``.
 
     Attributes:
@@ -41,7 +94,7 @@ class Ask:
 
 
 #: What a decode is made of: asks and pieces go out, predictions come in.
-Asking = Generator["Ask | Piece", "Prediction | None", Any]
+Steps = Generator["Query | Piece", "Prediction | None", Any]
 
 
 class TextStream(Protocol):
@@ -55,7 +108,7 @@ class TextStream(Protocol):
     def copy(self) -> TextStream: ...
 
 
-class Voice(Protocol):
+class PromptEncoder(Protocol):
     """One model's tokens for its prompt and an answer; no compute."""
 
     context_length: int | None
@@ -76,39 +129,10 @@ class Voice(Protocol):
         """Whether the token ends the text."""
         ...
 
-    def opens_call(self, token: int) -> bool:
+    def starts_call(self, token: int) -> bool:
         """Whether the token is a control token with which the model begins a tool call."""
         ...
 
     def text_stream(self) -> TextStream:
         """A stream for tokens that begin at a whole character."""
         ...
-
-
-class PromptVoice:
-    """A ``Voice`` over a text codec.
-
-    Args:
-        codec: the model's tokenizer.
-        prompt_ids: tokens that stand first (a rendered chat template, or just BOS).
-        prompt_text: plain text after them that is tokenised together with the answer.
-        context_length: the model's, in tokens; None if unlimited.
-    """
-
-    def __init__(
-        self, codec: TextCodec, prompt_ids: Sequence[int], prompt_text: str, context_length: int | None
-    ) -> None:
-        self._codec = codec
-        self._path = AnswerPath(codec, prompt_ids, prompt_text)
-        self.context_length = context_length
-        self.encode = self._path.encode
-        self.settle = self._path.settle
-        self.token_text = codec.token_text
-        self.is_end = codec.is_end
-        self.opens_call = codec.call_openers.__contains__
-        #: Whether a space joins the prompt to an answer that begins with none.
-        self.joins = bool(prompt_text) and not prompt_text[-1].isspace()
-
-    def text_stream(self) -> Detokenizer:
-        """A stream for tokens that begin at a whole character."""
-        return Detokenizer(self._codec)

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .gates import Prediction
-from .provenance import Reason
-from .voice import Asking, TextStream
+from ..protocol import Prediction, Steps, TextStream
+from ..provenance import Reason
 
 if TYPE_CHECKING:
-    from .decoder import Decoder
+    from .algorithm import Decoder
 
 
-def run_in_chunks(decoder: Decoder, prediction: Prediction, reason: Reason) -> Asking:
+def run_in_chunks(decoder: Decoder, prediction: Prediction, reason: Reason) -> Steps:
     """A base run as the released code reads it: in chunks of K tokens, with two rules against repetition.
 
     The first chunk begins with the handed-over token. A chunk whose whole text already stands in this run, or whose
@@ -61,7 +60,7 @@ def run_in_chunks(decoder: Decoder, prediction: Prediction, reason: Reason) -> A
 
 def _rest_of_chunk(
     decoder: Decoder, tokens: list[int], stopped: Prediction | None, left: int, stream: TextStream
-) -> Asking:
+) -> Steps:
     """The text of a chunk after its accepted part: what the base model would have written unsure."""
     base, stream, text = decoder.voices["base"], stream.copy(), ""
     prediction = stopped
@@ -73,7 +72,7 @@ def _rest_of_chunk(
     return text
 
 
-def _write_run(decoder: Decoder, pieces: _RunPieces) -> Asking:
+def _write_run(decoder: Decoder, pieces: _RunPieces) -> Steps:
     for text, prediction, reason, length in pieces.take():
         if decoder.capped_by(length - 1):
             decoder.cut_at_length = True

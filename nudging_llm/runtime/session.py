@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
-from .backends import Engine, Row, Want
-from .gates import Prediction
-from .voice import Ask, Masks
+from ..engines.base import Engine, Row
+from ..protocol import Masks, Prediction, PredictionParams, Query
 
 #: A session is taken over, not copied, if that loses at most as many of its tokens.
 _LOSS = 32
@@ -60,10 +59,10 @@ class Session:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.counts = Counts()
-        self.seated = False  # whether it has looked for what others have evaluated
+        self.attached = False  # whether it has looked for what others have evaluated
         self._cache: Any = None
         self._path: list[int] = []
-        self._known: dict[int, tuple[Want, Prediction]] = {}  # by index of the token it follows
+        self._known: dict[int, tuple[PredictionParams, Prediction]] = {}  # by index of the token it follows
         self._drafts: set[int] = set()  # indices evaluated as guesses, not asked for yet
         self._snapshot: tuple[list[int], Any] | None = None
         self.forget()
@@ -99,7 +98,7 @@ class Session:
         """How many of ``tokens`` must be evaluated for the prediction after them."""
         return len(tokens) - min(self.common_prefix(tokens), len(tokens) - 1)
 
-    def remembered(self, tokens: Sequence[int], want: Want) -> Prediction | None:
+    def remembered(self, tokens: Sequence[int], want: PredictionParams) -> Prediction | None:
         """The prediction after ``tokens`` if it is known already; never computes."""
         at, path = len(tokens) - 1, self._path
         if (
@@ -121,7 +120,7 @@ class Session:
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
-    def prepare(self, tokens: list[int], guesses: Sequence[int], want: Want, masks: Masks = None) -> Row:
+    def prepare(self, tokens: list[int], guesses: Sequence[int], want: PredictionParams, masks: Masks = None) -> Row:
         """Go back to what ``tokens`` shares with the path; what a forward must evaluate."""
         keep = min(self.common_prefix(tokens), len(tokens) - 1)
         self._rewind(keep)
@@ -138,7 +137,7 @@ class Session:
         for at, prediction in enumerate(predictions, start=len(self._path) - len(predictions)):
             self._known[at] = (row.want, prediction)
 
-    def evaluate_from_snapshot(self, ask: Ask, want: Want, masks: Masks = None) -> None:
+    def evaluate_from_snapshot(self, ask: Query, want: PredictionParams, masks: Masks = None) -> None:
         """For caches that cannot be cropped (recurrent states): no drafts, and a copy of the cache to go back to."""
         tokens, path = ask.tokens, self._path
         if min(self.common_prefix(tokens), len(tokens) - 1) < len(path):
@@ -155,7 +154,7 @@ class Session:
             self._snapshot = (list(self._path), self._engine.copy_cache(self._cache))
         self._evaluate(tokens[len(self._path) :], want, masks)
 
-    def _evaluate(self, tokens: list[int], want: Want, masks: Masks = None, known: bool = True) -> None:
+    def _evaluate(self, tokens: list[int], want: PredictionParams, masks: Masks = None, known: bool = True) -> None:
         row = Row(self._cache, tokens, len(self._path), 1, want, masks)
         started = time.perf_counter()
         [predictions] = self._engine.forward([row])
@@ -229,21 +228,21 @@ class SessionPool:
         return sum(session.nbytes for session in tuple(self._idle))
 
     def acquire(self) -> Session:
-        """A session for a new request; empty until it is seated."""
+        """A session for a new request; empty until it is attached."""
         session = Session(self.engine)
         with self._lock:
             self._working.add(session)
         return session
 
-    def seat(self, session: Session, tokens: Sequence[int]) -> None:
+    def attach(self, session: Session, tokens: Sequence[int]) -> None:
         """Before a request's first forward: begin with what another has evaluated of ``tokens``.
 
         An idle session is taken over if little of it is lost by that; else, as from one that works, the common prefix is
         copied. The caller holds the engine's lock.
         """
-        if session.seated:
+        if session.attached:
             return
-        session.seated = True
+        session.attached = True
         can_crop = self.engine.can_crop
         with self._lock:
             self._take_back()

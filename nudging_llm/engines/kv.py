@@ -21,7 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicLayer
 
-from . import CannotPackError
+from .base import CannotPackError
 
 #: Name under which transformers finds ``_packed_attention``.
 PACKED = "nudging_packed"

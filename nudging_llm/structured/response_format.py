@@ -1,7 +1,8 @@
-"""What form of answer a request asks for (free text, JSON, a pattern, choices, tool calls), and how to read it back.
+"""The form of an answer that a request asks for: free text, JSON, a pattern, choices or tool calls; and how to read it back.
 
-Turns the per-call keywords ``json_schema``, ``regex``, ``choices``, ``tools``, ``tool_choice`` and ``parallel_tool_calls`` into a
-``Form``: the grammar to hold the answer to, the tools that prompts show, and the reader of the finished text. Knows no model.
+Turns the per-call keywords ``json_schema``, ``regex``, ``choices``, ``tools``, ``tool_choice`` and ``parallel_tool_calls`` into
+a ``ResponseFormat``: the grammar to hold the answer to, the tools that prompts show, and the reader of the finished text.
+Knows no model.
 """
 
 from __future__ import annotations
@@ -15,30 +16,30 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
-from .calls import parse_calls
-from .channels import Sorter
-from .config import NudgingConfig
-from .errors import ConfigError, GrammarError, nearest
+from ..config import NudgingConfig
+from ..errors import ConfigError, GrammarError, nearest
+from ..provenance import Provenance
+from ..runtime.request import Result
+from ..tools.definitions import HERMES, Choice, Tool, partial_object, read_choice, read_tools
+from ..tools.parser import parse_calls
+from ..tools.streaming import ToolCallParser
 from .grammar import (
     Grammar,
     calls_grammar,
     choices_grammar,
+    closed_objects,
     enforceable,
     json_grammar,
     regex_grammar,
-    without_strangers,
 )
-from .provenance import Provenance
-from .running import Result
-from .schemas import schema_of
-from .tools import HERMES, Choice, Tool, partial_object, read_choice, read_tools
+from .type_schemas import schema_of
 
 #: The per-call keywords that ask for a form.
 KEYWORDS = ("json_schema", "regex", "choices", "tools", "tool_choice", "parallel_tool_calls")
 
 
 @dataclass(frozen=True)
-class Form:
+class ResponseFormat:
     """The form of one answer.
 
     Attributes:
@@ -68,9 +69,9 @@ class Form:
         except ValueError as error:  # a validator of the caller's own, of which the schema says nothing
             return Result(text, record, text, parsing_error=error)
 
-    def sorter(self) -> Sorter:
+    def tool_call_parser(self) -> ToolCallParser:
         """What takes the answer apart while it is written."""
-        return Sorter(bool(self.tools), ruled=self.grammar is not None and self.grammar.trigger is None)
+        return ToolCallParser(bool(self.tools), ruled=self.grammar is not None and self.grammar.trigger is None)
 
     def check(self, config: NudgingConfig) -> None:
         """Refuse options that cannot hold together with the form.
@@ -91,10 +92,10 @@ class Form:
             )
 
 
-FREE = Form()
+FREE_TEXT = ResponseFormat()
 
 
-def read_form(options: Mapping[str, Any]) -> tuple[Form, dict[str, Any]]:
+def read_response_format(options: Mapping[str, Any]) -> tuple[ResponseFormat, dict[str, Any]]:
     """The form that the keywords ask for, and the other options.
 
     Raises:
@@ -107,7 +108,7 @@ def read_form(options: Mapping[str, Any]) -> tuple[Form, dict[str, Any]]:
         if name not in NudgingConfig.model_fields:
             raise ConfigError(f"Unknown option {name!r}.{nearest(name, [*NudgingConfig.model_fields, *KEYWORDS])}")
     if not asked:
-        return FREE, rest
+        return FREE_TEXT, rest
     tools = read_tools(asked["tools"]) if "tools" in asked else ()
     choice = read_choice(asked.get("tool_choice"), tools)
     tools = () if choice.mode == "none" else tools  # not shown either: what may not be called should not tempt
@@ -124,23 +125,23 @@ def read_form(options: Mapping[str, Any]) -> tuple[Form, dict[str, Any]]:
         return _calls(tools, choice, several, schema, load), rest
     if "json_schema" in asked:
         schema, load = _schema(asked["json_schema"])
-        return Form(json_grammar(schema), load=load), rest
+        return ResponseFormat(json_grammar(schema), load=load), rest
     if "regex" in asked:
-        return Form(regex_grammar(asked["regex"])), rest
+        return ResponseFormat(regex_grammar(asked["regex"])), rest
     if "choices" in asked:
-        return Form(choices_grammar(asked["choices"])), rest
-    return FREE, rest
+        return ResponseFormat(choices_grammar(asked["choices"])), rest
+    return FREE_TEXT, rest
 
 
 def _calls(
     tools: tuple[Tool, ...], choice: Choice, several: bool, schema: Any, load: Callable[[str], Any] | None
-) -> Form:
+) -> ResponseFormat:
     free = choice.mode == "auto"
     callable_now = tuple(_held(tool, free) for tool in tools if choice.name in (None, tool.name))
     trigger = HERMES.begin.strip() if free and schema is None else None
     several = several and choice.name is None
     grammar = calls_grammar(HERMES.schema(callable_now), HERMES.begin, HERMES.end, several, trigger, schema)
-    return Form(grammar, tools, choice, load)
+    return ResponseFormat(grammar, tools, choice, load)
 
 
 def _held(tool: Tool, free: bool) -> Tool:
@@ -151,7 +152,7 @@ def _held(tool: Tool, free: bool) -> Tool:
     """
     try:
         json_grammar(tool.parameters)
-        return replace(tool, parameters=without_strangers(enforceable(tool.parameters)))
+        return replace(tool, parameters=closed_objects(enforceable(tool.parameters)))
     except GrammarError as error:
         if not free:
             raise GrammarError(f"The tool {tool.name!r}: {error}") from None

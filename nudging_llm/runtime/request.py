@@ -1,7 +1,7 @@
 """Drivers: run a decode to its pieces and its record: synchronously, on an event loop, or many together.
 
 ``Run`` holds what one request needs: the decode (``decoder.py``) and one session per model. ``Stream``,
-``AsyncStream`` and ``run_together`` differ in how they wait for an answer; who computes it is ``batching.py``'s business.
+``AsyncStream`` and ``run_batch`` differ in how they wait for an answer; who computes it is ``batching.py``'s business.
 Streams are pulled: nothing computes unless the consumer asks for the next piece, so leaving a loop, ``close()`` or
 cancelling a task stops compute within one forward.
 """
@@ -18,20 +18,18 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from .backends import Want
-from .batching import Batcher, Desk, Interrupted, Job
-from .calls import InvalidToolCall, ToolCall
-from .channels import Sorter
-from .config import NudgingConfig
-from .constraint import Constraint
-from .decoder import Decode, Outcome
-from .errors import OutOfMemoryError
-from .gates import Prediction
-from .grammar import Grammar
-from .provenance import FinishReason, ModelUse, Piece, Provenance, Warning
+from ..config import NudgingConfig
+from ..decoding.algorithm import Decode, Outcome
+from ..errors import OutOfMemoryError
+from ..protocol import Model, Prediction, PredictionParams, Query
+from ..provenance import FinishReason, ModelUse, Piece, Provenance, Warning
+from ..structured.constraint import Constraint
+from ..structured.grammar import Grammar
+from ..tools.definitions import partial_object
+from ..tools.parser import InvalidToolCall, ToolCall
+from ..tools.streaming import ToolCallParser
+from .scheduler import Batcher, Interrupted, Job, Scheduler
 from .session import Counts, Session
-from .tools import partial_object
-from .voice import Ask, Model
 
 #: Nudge ratio above which nudged answers are usually no better than the nudging model's alone.
 TOO_MUCH = 0.4
@@ -42,7 +40,7 @@ class Part:
     """One model's part in a request: who computes, how its predictions are made, its prompt's tokens."""
 
     batcher: Batcher
-    want: Want
+    want: PredictionParams
     prompt: list[int]
 
     def held_to(self, grammar: Grammar) -> Part:
@@ -84,7 +82,7 @@ class Result:
         return self.provenance._repr_html_()
 
 
-class Run:
+class Request:
     """One request in progress.
 
     Args:
@@ -95,22 +93,22 @@ class Run:
         done: called once with each model's counts, when the request is over.
         constraint: what the answer is held to; for the record.
         reading: turns the finished text into the result.
-        sorter: makes what takes the answer apart while it is written.
+        tool_call_parser: makes what takes the answer apart while it is written.
     """
 
     def __init__(
         self,
         parts: Mapping[Model, Part],
-        desk: Desk,
+        desk: Scheduler,
         start: Callable[[Callable[[], float]], Decode],
         config: NudgingConfig,
         done: Callable[[Mapping[Model, Counts]], tuple[Warning, ...]],
         constraint: Constraint | None = None,
         reading: Callable[[Provenance], Result] | None = None,
-        sorter: Callable[[], Sorter] = lambda: Sorter(False),
+        tool_call_parser: Callable[[], ToolCallParser] = lambda: ToolCallParser(False),
     ) -> None:
         self._parts, self.desk, self._config, self._done = parts, desk, config, done
-        self._constraint, self._reading, self.sorter = constraint, reading, sorter
+        self._constraint, self._reading, self.tool_call_parser = constraint, reading, tool_call_parser
         self._decode = start(self._worked_s)
         self._sessions: dict[Model, Session] = {}
         self._worked = 0.0  # seconds
@@ -147,7 +145,7 @@ class Run:
         if asked is not None and not self._forward_left_behind:
             self.end(asked)
 
-    def advance(self, reply: Prediction | None = None) -> Ask | Piece | None:
+    def advance(self, reply: Prediction | None = None) -> Query | Piece | None:
         """The decode's next question or piece, given the answer to its last question; None at the end."""
         if self.over or self._asked_to_end is not None:
             return None
@@ -168,16 +166,16 @@ class Run:
         """What takes seconds and must be done before the first ``advance``, if anything."""
         return self._constraint.load if self._constraint and not self._constraint.loaded else None
 
-    def remembered(self, ask: Ask) -> Prediction | None:
+    def remembered(self, ask: Query) -> Prediction | None:
         """The answer, if it takes no compute."""
         return self._sessions[ask.model].remembered(ask.tokens, self._parts[ask.model].want)
 
-    def compute(self, ask: Ask) -> Prediction:
+    def compute(self, ask: Query) -> Prediction:
         """The answer, computed in this thread or by whoever computes already."""
         part = self._parts[ask.model]
         return self.desk.answer(part.batcher, self._sessions[ask.model], ask, part.want)
 
-    def submit(self, ask: Ask) -> Job:
+    def submit(self, ask: Query) -> Job:
         """Put the question down; somebody must let the desk ``work`` until it is done."""
         part = self._parts[ask.model]
         return part.batcher.submit(self._sessions[ask.model], ask, part.want)
@@ -275,7 +273,7 @@ class Run:
 class _Streaming:
     """What both kinds of stream share."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Request) -> None:
         self._run = run
 
     @property
@@ -288,9 +286,9 @@ class _Streaming:
         """The text so far."""
         return "".join(piece.text for piece in self._run.pieces)
 
-    def sorter(self) -> Sorter:
+    def tool_call_parser(self) -> ToolCallParser:
         """Takes the answer apart, as it comes, into what is said and what is called: feed it each piece, then end it."""
-        return self._run.sorter()
+        return self._run.tool_call_parser()
 
     @property
     def partial(self) -> Any:
@@ -308,7 +306,7 @@ class _Streaming:
         return self._run.result
 
     def __del__(self) -> None:
-        run: Run | None = getattr(self, "_run", None)
+        run: Request | None = getattr(self, "_run", None)
         if run is not None:
             self._end("cancelled")
 
@@ -323,7 +321,7 @@ class Stream(_Streaming, Iterator[Piece]):
         with self._run:
             try:
                 event = self._run.advance()
-                while isinstance(event, Ask):
+                while isinstance(event, Query):
                     event = self._run.advance(self._run.remembered(event) or self._run.compute(event))
             except BaseException as error:
                 self._end(self._run.failed(error))
@@ -348,7 +346,7 @@ class Stream(_Streaming, Iterator[Piece]):
 class AsyncStream(_Streaming, AsyncIterator[Piece]):
     """As ``Stream``, with ``async for``. Forwards run in a worker thread; the event loop stays free."""
 
-    def __init__(self, run: Run, executor: ThreadPoolExecutor) -> None:
+    def __init__(self, run: Request, executor: ThreadPoolExecutor) -> None:
         super().__init__(run)
         self._executor = executor
         self._forward: Job | None = None
@@ -359,7 +357,7 @@ class AsyncStream(_Streaming, AsyncIterator[Piece]):
                 if (prepare := self._run.preparation) is not None:
                     await asyncio.wrap_future(self._executor.submit(prepare))
                 event = self._run.advance()
-                while isinstance(event, Ask):
+                while isinstance(event, Query):
                     event = self._run.advance(self._run.remembered(event) or await self._compute(event))
             except BaseException as error:
                 self._end(self._run.failed(error))
@@ -368,7 +366,7 @@ class AsyncStream(_Streaming, AsyncIterator[Piece]):
             raise StopAsyncIteration
         return event
 
-    async def _compute(self, ask: Ask) -> Prediction:
+    async def _compute(self, ask: Query) -> Prediction:
         while True:
             job = self._forward = self._run.submit(ask)
             job.add_done_callback(self._forward_done)
@@ -400,10 +398,10 @@ class AsyncStream(_Streaming, AsyncIterator[Piece]):
         await self.aclose()
 
 
-def run_together(runs: Sequence[Run], at_once: int) -> None:
+def run_batch(runs: Sequence[Request], at_once: int) -> None:
     """Run requests to their ends side by side, ``at_once`` at a time, so that they share forwards."""
     left = deque((run, _steps(run)) for run in runs)
-    asking: dict[_Steps, tuple[Run, Job]] = {}
+    asking: dict[_Steps, tuple[Request, Job]] = {}
     try:
         while left or asking:
             ready = [(run, steps) for steps, (run, job) in asking.items() if job.done()]
@@ -423,14 +421,14 @@ def run_together(runs: Sequence[Run], at_once: int) -> None:
 _Steps = Generator[Job, None, None]
 
 
-def _steps(run: Run) -> _Steps:
+def _steps(run: Request) -> _Steps:
     """A request, paused wherever it needs a forward; to be resumed when the job is done."""
     with run:
         try:
             event = run.advance()
             while event is not None:
                 reply = None
-                if isinstance(event, Ask) and (reply := run.remembered(event)) is None:
+                if isinstance(event, Query) and (reply := run.remembered(event)) is None:
                     job = run.submit(event)
                     try:
                         yield job

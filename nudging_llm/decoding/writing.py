@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from .config import NudgingConfig
-from .errors import GrammarError
-from .gates import Prediction
-from .provenance import Piece, Reason
+from ..config import NudgingConfig
+from ..errors import GrammarError
+from ..protocol import Model, Prediction, PromptEncoder
+from ..provenance import Piece, Reason
 from .stopping import Answer
-from .voice import Model, Voice
 
 if TYPE_CHECKING:
-    from .constraint import Constraint
+    from ..structured.constraint import Constraint
 
 #: Tokens by which pieces may be longer than the same text in one.
 _SEAMS = 4
@@ -39,7 +38,7 @@ class Writer:
 
     def __init__(
         self,
-        voices: Mapping[Model, Voice],
+        voices: Mapping[Model, PromptEncoder],
         config: NudgingConfig,
         clock: Callable[[], float],
         constraint: Constraint | None,

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import from_json
 
-from .errors import ToolError, nearest
-from .schemas import schema_of
+from ..errors import ToolError, nearest
+from ..structured.type_schemas import schema_of
 
 #: Deepest nesting of arguments and schemas. Far beyond any real one, and safe for everything here that recurses.
 MAX_DEPTH = 64

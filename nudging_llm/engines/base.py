@@ -6,46 +6,12 @@ only caller.
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..gates import Prediction
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How to choose a token where it is not simply the most likely one.
-
-    One random number per position, made from the seed and the position alone, so that neither drafting nor the order
-    of evaluation can change a sampled text.
-    """
-
-    temperature: float
-    top_p: float
-    top_k: int | None
-    seed: int
-
-    def number(self, position: int) -> float:
-        """The random number, 0 … 1, for the token at ``position`` (its index in the sequence)."""
-        return random.Random(self.seed * 1_000_003 + position).random()
-
-
-@dataclass(frozen=True, slots=True)
-class Want:
-    """What a prediction must hold: the way of choosing, and statistics beyond the top-1 probability.
-
-    ``grammar`` names what the choice is held to; predictions made for another one are of no use.
-    """
-
-    sampling: Sampling | None = None
-    needs: frozenset[str] = frozenset()
-    grammar: str | None = None
-
-
-GREEDY = Want()
+from ..protocol import Prediction, PredictionParams
 
 
 class CannotPackError(RuntimeError):
@@ -69,7 +35,7 @@ class Row:
     tokens: Sequence[int]
     past: int
     last: int
-    want: Want
+    want: PredictionParams
     masks: Sequence[bytes] | None = None
 
 

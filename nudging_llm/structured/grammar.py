@@ -13,8 +13,8 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from .errors import GrammarError
-from .tools import MAPS_OF_SCHEMAS, PLAIN_DATA, plain_json
+from ..errors import GrammarError
+from ..tools.definitions import MAPS_OF_SCHEMAS, PLAIN_DATA, plain_json
 
 #: JSON as ``json.dumps`` spells it, so that spaces stand between its words. Escapes by number would spell one key in two ways,
 #: and are let in only where a schema names a control character that has no other.
@@ -70,7 +70,7 @@ def json_grammar(schema: Mapping[str, Any] | bool) -> Grammar:
 def _value_rule(schema: Mapping[str, Any] | bool) -> str:
     """The rule of a value that fits ``schema``, with objects closed where that leaves any."""
     plain = enforceable(schema)
-    closed = _json_rule(without_strangers(plain))
+    closed = _json_rule(closed_objects(plain))
     return closed if not _problem(f"start: {closed}") else _json_rule(plain)
 
 
@@ -192,7 +192,7 @@ def _check_part(part: dict[str, Any]) -> None:
         )
 
 
-def without_strangers(schema: Any) -> Any:
+def closed_objects(schema: Any) -> Any:
     """The schema with objects closed that declare properties and are silent about others; as it is if parts of it must hold
     together (``allOf``, or properties beside a choice or reference), where closing one would shut out another."""
     for part in _parts(schema):

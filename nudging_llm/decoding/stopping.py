@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .provenance import FinishReason, Piece
+from ..provenance import FinishReason, Piece
 
 _MIN_BLOCK = 30  # characters in a repeated block
 _MAX_BLOCK = 400

@@ -6,31 +6,10 @@ A gate looks at one ``Prediction`` (always the raw distribution, temperature 1) 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from .errors import ConfigError, nearest
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One model's prediction of one next token.
-
-    Attributes:
-        top: id of the most likely token.
-        prob: its raw probability, 0 … 1.
-        token: id of the token chosen: ``top``, a sample if sampling was asked for, or the best that a grammar allows.
-        entropy: of the raw distribution, in nats; None unless a gate asked for it.
-        margin: ``prob`` minus the second highest probability; None unless a gate asked for it.
-        allowed: whether a grammar, if there is one, allows ``top``.
-    """
-
-    top: int
-    prob: float
-    token: int
-    entropy: float | None = None
-    margin: float | None = None
-    allowed: bool = True
+from ..errors import ConfigError, nearest
+from ..protocol import Prediction
 
 
 @runtime_checkable

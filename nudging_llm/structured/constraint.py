@@ -25,11 +25,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
-from .errors import GrammarError
-from .finite import endless, number_at_end
+from ..errors import GrammarError
+from ..protocol import Masks, Model
+from ..text.tokenizer import TokenizerAdapter
 from .grammar import Grammar
-from .tokenization import TextCodec
-from .voice import Masks, Model
+from .numbers import endless, number_at_end
 
 #: Bytes after which a text is sooner over, best first: between values, and within a string, where a letter may stand; and which
 #: to try first where none of them may stand.
@@ -54,7 +54,7 @@ class Vocabulary:
         GrammarError: llguidance cannot read the tokenizer.
     """
 
-    def __init__(self, codec: TextCodec) -> None:
+    def __init__(self, codec: TokenizerAdapter) -> None:
         try:
             ends = sorted(token for token in codec.stop_tokens if token < codec.size)
             self.matching = LLTokenizer(codec.serialized(), eos_token=ends or None)
@@ -104,12 +104,12 @@ class Vocabulary:
         return np.packbits(bits, bitorder="little")
 
 
-_VOCABULARIES: WeakKeyDictionary[TextCodec, Vocabulary] = WeakKeyDictionary()
-_LOCKS: WeakKeyDictionary[TextCodec, threading.Lock] = WeakKeyDictionary()
+_VOCABULARIES: WeakKeyDictionary[TokenizerAdapter, Vocabulary] = WeakKeyDictionary()
+_LOCKS: WeakKeyDictionary[TokenizerAdapter, threading.Lock] = WeakKeyDictionary()
 _LOCK = threading.Lock()  # of the two
 
 
-def vocabulary(codec: TextCodec) -> Vocabulary:
+def vocabulary(codec: TokenizerAdapter) -> Vocabulary:
     """The vocabulary of a codec."""
     with _LOCK:
         lock = _LOCKS.setdefault(codec, threading.Lock())
@@ -139,7 +139,7 @@ def _byte_vocabulary() -> _ByteVocabulary:
     return _ByteVocabulary()
 
 
-class _Follower:
+class GrammarMatcher:
     """A matcher that stands where a text ends, and can be sent to where any other ends.
 
     Args:
@@ -219,12 +219,14 @@ class Constraint:
         loaded: whether the vocabularies are read; they are when first needed.
     """
 
-    def __init__(self, grammar: Grammar, codecs: Mapping[Model, TextCodec], joined: Collection[Model] = ()) -> None:
+    def __init__(
+        self, grammar: Grammar, codecs: Mapping[Model, TokenizerAdapter], joined: Collection[Model] = ()
+    ) -> None:
         self.grammar, self.seconds = grammar, 0.0
         self._joined = frozenset(joined if grammar.trigger is None else ())
         self._codecs = dict(codecs)
-        self._text = _Follower(grammar.text, _byte_vocabulary())
-        self._models: dict[Model, tuple[_Follower, Vocabulary]] = {}
+        self._text = GrammarMatcher(grammar.text, _byte_vocabulary())
+        self._models: dict[Model, tuple[GrammarMatcher, Vocabulary]] = {}
         self._closing: tuple[bytes, bytes] | None = None  # a text, and a way to its end
 
     @property
@@ -241,7 +243,7 @@ class Constraint:
             if model not in self._models:
                 words = vocabulary(codec)
                 rule = self.grammar.joined if model in self._joined else self.grammar.text
-                self._models[model] = _Follower(rule, words, self.grammar.json), words
+                self._models[model] = GrammarMatcher(rule, words, self.grammar.json), words
 
     # Each of these takes the answer's text so far. They are timed together.
 
@@ -354,7 +356,7 @@ class Constraint:
         ways = [way for _ in range(_WALKS) if (way := _way(matcher.deep_copy(), rng)) is not None]
         yield from sorted(ways, key=len)
 
-    def _model(self, model: Model) -> tuple[_Follower, Vocabulary]:
+    def _model(self, model: Model) -> tuple[GrammarMatcher, Vocabulary]:
         if not self.loaded:
             self.load()
         return self._models[model]
@@ -384,7 +386,7 @@ class Constraint:
         start = self.start(text)
         return None if start is None else text[start:].encode()
 
-    def _follow(self, ruled: bytes) -> _Follower:
+    def _follow(self, ruled: bytes) -> GrammarMatcher:
         if self._text.follow(ruled) < len(ruled):
             raise GrammarError(f"{self.grammar.what}: the text strayed from it at {ruled[-20:]!r}.")
         return self._text

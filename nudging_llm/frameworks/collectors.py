@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from .provenance import Piece, Provenance
+from ..provenance import Piece, Provenance
 
 
 @dataclass

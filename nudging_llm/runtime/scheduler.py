@@ -19,12 +19,10 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 
-from .backends import Want
-from .drafting import ForwardCosts
-from .errors import OutOfMemoryError
-from .gates import Prediction
+from ..decoding.drafts import ForwardCosts
+from ..errors import OutOfMemoryError
+from ..protocol import Prediction, PredictionParams, Query
 from .session import Session, SessionPool
-from .voice import Ask
 
 _log = logging.getLogger("nudging_llm")
 
@@ -48,7 +46,7 @@ class Interrupted(Exception):
 class Job(Future[Prediction]):
     """A question of one request: its session, what is asked, and how. Its result is the prediction."""
 
-    def __init__(self, session: Session, ask: Ask, want: Want) -> None:
+    def __init__(self, session: Session, ask: Query, want: PredictionParams) -> None:
         super().__init__()
         self.session, self.ask, self.want = session, ask, want
         self.guesses, self.masks = ask.masks(ask.guess()) if ask.masks else (ask.guess(), None)
@@ -68,8 +66,8 @@ class Batcher:
         self.costs = ForwardCosts(pool.engine.can_crop)
         self._waiting: deque[Job] = deque()
 
-    def submit(self, session: Session, ask: Ask, want: Want) -> Job:
-        """Put a question down. Somebody must call ``Desk.work`` until it is done."""
+    def submit(self, session: Session, ask: Query, want: PredictionParams) -> Job:
+        """Put a question down. Somebody must call ``Scheduler.work`` until it is done."""
         job = Job(session, ask, want)
         self._waiting.append(job)
         return job
@@ -107,7 +105,7 @@ class Batcher:
         later: list[Job] = []
         while self._waiting and len(taken) < (self.max_rows if self.engine.can_pack else 1):
             job = self._waiting.popleft()
-            if not job.session.seated and self.engine.can_crop and any(_alike(job, other) for other in taken):
+            if not job.session.attached and self.engine.can_crop and any(_alike(job, other) for other in taken):
                 later.append(job)  # what they share is evaluated once, by the other
             elif job.set_running_or_notify_cancel():
                 taken.append(job)
@@ -117,7 +115,7 @@ class Batcher:
         """One forward for all jobs that need one; several where they are too long or it fails."""
         rows: list[tuple[int, Job]] = []
         for job in jobs:
-            self._seat(job)
+            self._attach(job)
             if (known := job.session.remembered(job.ask.tokens, job.want)) is not None:
                 job.set_result(known)
             else:
@@ -133,9 +131,9 @@ class Batcher:
             total += size
         self._answer_together(group)
 
-    def _seat(self, job: Job) -> None:
+    def _attach(self, job: Job) -> None:
         try:
-            self.pool.seat(job.session, job.ask.tokens)
+            self.pool.attach(job.session, job.ask.tokens)
         except Exception as error:  # no memory for a copy: it was only to save time
             _log.warning("%s: nothing is reused for this request (%s)", self.engine.name, error)
             self.pool.clear()
@@ -191,7 +189,7 @@ class Batcher:
             job.set_result(job.session.prediction_after(job.ask.tokens))
 
 
-class Desk:
+class Scheduler:
     """The models of one generator: decides which of them computes next.
 
     Nobody waits for an engine's lock: whoever finds a free engine with questions answers them, the others sleep until
@@ -233,7 +231,7 @@ class Desk:
             return True
         return False
 
-    def answer(self, batcher: Batcher, session: Session, ask: Ask, want: Want) -> Prediction:
+    def answer(self, batcher: Batcher, session: Session, ask: Query, want: PredictionParams) -> Prediction:
         """The answer to one question, computed in this thread or by whoever computes already."""
         while True:
             job = batcher.submit(session, ask, want)

@@ -21,10 +21,10 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from .calls import ToolCall
-from .errors import MessageError, TemplateError, UnsupportedContentError, nearest
-from .tokenization import TextCodec
-from .tools import HERMES, Choice, Tool, plain_json, tools_section, transcript_tools, write_json
+from ..errors import MessageError, TemplateError, UnsupportedContentError, nearest
+from ..tools.definitions import HERMES, Choice, Tool, plain_json, tools_section, transcript_tools, write_json
+from ..tools.parser import ToolCall
+from .tokenizer import TokenizerAdapter
 
 #: The roles, and what a message of each may have besides role and content.
 _EXTRAS: dict[str, frozenset[str]] = {
@@ -360,7 +360,7 @@ def _transcript_call(name: str, arguments: dict[str, Any]) -> str:
 
 def render_chat(
     tokenizer: Any,
-    codec: TextCodec,
+    codec: TokenizerAdapter,
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Tool] = (),
     choice: Choice | None = None,
@@ -489,7 +489,7 @@ class _Aside:
         values: everything that will be put aside from.
     """
 
-    def __init__(self, codec: TextCodec, values: Any) -> None:
+    def __init__(self, codec: TokenizerAdapter, values: Any) -> None:
         self._codec = codec
         self._kept: list[str] = []
         everything = write_json(values)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from typing_extensions import Self
 
-from .config import NudgingConfig
-from .errors import ConfigError, nearest
-from .shared import STARTER, LazyGenerator, lazy_generator
-from .tools import is_forced
+from ..config import NudgingConfig
+from ..errors import ConfigError, nearest
+from ..tools.definitions import is_forced
+from .lazy import STARTER, LazyGenerator, lazy_generator
 
 if TYPE_CHECKING:
-    from .generator import NudgingGenerator
+    from ..generator import NudgingGenerator
 
 #: Fields that are options of the decoder.
 _OPTIONS = (

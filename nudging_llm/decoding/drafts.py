@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
-from .voice import Model
+from ..protocol import Model
 
 Source = Literal["completion", "ahead", "rejected", "look-up 2", "look-up 3"]
 Given = tuple[Source, Sequence[int]] | None

@@ -1,0 +1,1 @@
+"""Where predictions come from: one file for each engine."""
