@@ -7,11 +7,12 @@ Knows names and ranges only; what a knob does is in ``decoder.py``, ``gates.py``
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
+from .decoding.drafts import DraftSource
 from .decoding.gates import Gate, gate_name, resolve_gate
 from .errors import ConfigError, nearest
 
@@ -75,6 +76,11 @@ class NudgingConfig(BaseModel):
         description="When the nudging model's end of text ends the answer. 'lookahead' (paper): wherever it comes within "
         "K tokens at the start of a round. 'sentence': where it comes before the base model takes over, or where a base run "
         "has ended a sentence or line; the lookahead need not be computed to its end, which costs less.",
+    )
+    draft_sources: tuple[Callable[[Any], DraftSource], ...] = Field(
+        (),
+        description="Further sources of guesses, asked before look-up: each makes a DraftSource, given 'base' or 'nudging', for "
+        "every request. Change the cost, never the text.",
     )
     drafting: bool = Field(True, description="Evaluate guessed tokens ahead. Changes the cost, never the text.")
 
@@ -153,6 +159,10 @@ class NudgingConfig(BaseModel):
         if self.repetition == "paper" and self.end_check != "lookahead":
             raise ValueError("repetition='paper' reads base runs in chunks: it needs end_check='lookahead'")
         return self
+
+    @field_serializer("draft_sources")
+    def _draft_sources_as_text(self, sources: tuple[Callable[[Any], DraftSource], ...]) -> list[str]:
+        return [getattr(source, "__name__", type(source).__name__) for source in sources]
 
     @field_serializer("gate")
     def _gate_as_text(self, gate: str | Gate) -> str:

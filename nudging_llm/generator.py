@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from .config import NudgingConfig
-from .decoding.algorithm import Decode, decode, decode_alone
+from .decoding.constraint import UNCONSTRAINED, AnswerConstraint
+from .decoding.decode import Decode, decode, decode_alone
 from .decoding.gates import resolve_gate
 from .engines.transformers import TransformersEngine
 from .errors import (
@@ -322,7 +323,7 @@ class NudgingGenerator:
         for model, part in parts.items():
             _check_tokens(part)
             _check_context(part, config.max_tokens, config.lookahead if model == "nudging" else 0)
-        constraint = None
+        constraint: AnswerConstraint = UNCONSTRAINED
         if form.grammar is not None:
             engines = {"base": self.base, "nudging": self.nudging}
             joined = [model for model, voice in voices.items() if voice.joins]

@@ -1,103 +1,119 @@
-"""Guesses of what a model will say next: where they come from, and how many pay.
+"""Drafts: guesses at the tokens that a model will write next. Where they come from, and how many are evaluated.
 
-A guess is evaluated in a forward that runs anyway; where it is right, later forwards are saved. It changes the cost, never
-the text. Sources, in the order in which they are tried:
+A guess is evaluated in a forward that runs anyway; where it is right, later forwards are saved. It changes the cost, never the
+text. A *draft source* proposes guesses; for each model they are asked in this order, and the first that has something is used:
 
-- *completion*: what the nudging model has just written, as tokens of the base model: one base forward answers all word
-  tests of a round and begins the base run;
-- *ahead*: in a base run, the nudging model goes on writing for the base model (speculative decoding, arXiv 2211.17192,
-  across tokenizers), where its forwards are much cheaper; what it wrote opens the next round for nothing;
-- *rejected*: the token that the base model was not sure of is a guess at the nudging model's first;
-- *look-up*: n-grams of the prompt, the answer and earlier completions that were not used (prompt look-up: answers quote).
+- ``completion`` (base model): what the nudging model has just written, as tokens of the base model: one base forward answers
+  all word tests of a round and begins the base run;
+- ``ahead`` (base model): in a base run, the nudging model writes on for the base model (speculative decoding, arXiv 2211.17192,
+  across tokenizers), where its forwards are much cheaper;
+- ``rejected`` (nudging model): the token that the base model was not sure of is a guess at the nudging model's first;
+- sources of the user's own (``NudgingConfig.draft_sources``);
+- look-up (both): n-grams of the prompt, the answer and completions that were not used, as answers quote (prompt look-up).
 
-How many: ``ForwardCosts`` knows what a forward of n tokens takes, ``Drafter`` how often each source was right in this
-request; as many guesses are evaluated as save more than they cost, none if none do.
+How many: ``costs.py`` knows what a forward of n tokens takes, ``Drafts`` how often each source was right in this request; as
+many guesses are evaluated as save more than they cost.
 
-Knows tokens and seconds; leaves the rules to ``decoder.py``, which asks for guesses, and text to the voices.
+Knows tokens; leaves the rules to ``algorithm.py`` and text to the readers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Literal
+from typing import Protocol, runtime_checkable
 
-from ..protocol import Model
+from .costs import ForwardCosts, paying
 
-Source = Literal["completion", "ahead", "rejected", "look-up 2", "look-up 3"]
-Given = tuple[Source, Sequence[int]] | None
-
-#: Share of guesses that are right, given that all before them were, until a request shows its own.
-_PRIOR: dict[Source, float] = {
-    "completion": 0.75,
-    "ahead": 0.6,
-    "rejected": 0.4,
-    "look-up 2": 0.3,
-    "look-up 3": 0.55,
-}
-_PRIOR_WEIGHT = 6.0  # guesses
-_LOOK_UPS: tuple[tuple[int, Source], ...] = ((3, "look-up 3"), (2, "look-up 2"))
+#: As how many guesses a source's ``prior`` counts.
+_PRIOR_WEIGHT = 6.0
 #: Most guesses in one forward.
-_LONGEST = 24
-#: Tokens of a completion that is made as far as needed: at first, and at least.
-_FIRST_LOOK, _SHORTEST_LOOK = 5, 2
-#: Numbers of tokens for which the time of a forward is kept.
-_SIZES = (1, 2, 4, 8, 16, 32, 64)
-#: Forwards of one size after which its time is settled, so that equal requests draft equally from then on.
-_SETTLED = 5
+LONGEST = 24
 
 
-class ForwardCosts:
-    """What a forward of n tokens takes on one model, in seconds: from the fastest of the first few at each size.
-
-    Between sizes seen the line is straight; beyond the largest it is flat, so that longer forwards are tried.
+@runtime_checkable
+class DraftSource(Protocol):
+    """Proposes tokens that may follow a text, for one model in one request.
 
     Attributes:
-        rows: requests that shared the last forward.
-        can_draft: whether the model can go back behind wrong guesses.
+        name: of the source; how often it was right is counted under it.
+        prior: share of its guesses that is expected to be right, given that all before them were, until it shows: 0 … 1.
     """
 
-    def __init__(self, can_draft: bool = True) -> None:
-        self.rows, self.can_draft = 1, can_draft
-        self._seen: dict[int, int] = {}
-        self._points: dict[int, tuple[int, float]] = {}  # by size: tokens and seconds of the fastest
-        self._line: list[tuple[int, float]] = []  # the points, tokens rising, seconds not falling
+    name: str
+    prior: float
 
-    def observe(self, tokens: int, rows: int, seconds: float) -> None:
-        """A forward of ``tokens`` in all, for ``rows`` requests, took ``seconds``."""
-        self.rows = rows
-        size = next((size for size in _SIZES if tokens <= size), None)
-        if size is None or self._seen.get(size, 0) >= _SETTLED:
+    def propose(self, tokens: list[int]) -> Sequence[int] | None:
+        """What may follow ``tokens``, the model's prompt and text so far. None: no idea, the next source is asked."""
+        ...
+
+    def observe(self, tokens: Sequence[int], in_text: bool = True) -> None:
+        """Learn. ``in_text``: ``tokens`` are the prompt and the text so far; else a model proposed them, and the text went on
+        in another way."""
+        ...
+
+
+class HeldDraft:
+    """Proposes the rest of one token sequence that it was told.
+
+    Args:
+        name, prior: see ``DraftSource``.
+        once: whether the sequence is good for the next query only.
+    """
+
+    def __init__(self, name: str, prior: float, once: bool = False) -> None:
+        self.name, self.prior, self.once = name, prior, once
+        self._held: list[int] | None = None
+
+    def hold(self, tokens: list[int] | None) -> None:
+        """From now on, ``tokens`` is how the text may go on, its beginning included. None: nothing is known."""
+        self._held = tokens
+
+    def tokens_from(self, start: int) -> list[int]:
+        """The held tokens from that index on."""
+        return self._held[start:] if self._held else []
+
+    def propose(self, tokens: list[int]) -> Sequence[int] | None:
+        if self._held is None or self._held[: len(tokens)] != tokens:
+            return None
+        return self._held[len(tokens) :]
+
+    def observe(self, tokens: Sequence[int], in_text: bool = True) -> None:
+        """Nothing is learnt."""
+
+
+class LookUp:
+    """Finds where the last ``n`` tokens of a text stood before, and proposes what followed there."""
+
+    def __init__(self, n: int, prior: float) -> None:
+        self.name, self.prior, self._n = f"look-up {n}", prior, n
+        self._text: list[int] = []
+        self._after: dict[tuple[int, ...], tuple[list[int], int]] = {}  # what follows n tokens: where it stands
+
+    def propose(self, tokens: list[int]) -> Sequence[int] | None:
+        found = self._after.get(tuple(tokens[-self._n :])) if len(tokens) >= self._n else None
+        if found is None:
+            return None
+        text, at = found
+        return text[at : at + LONGEST]
+
+    def observe(self, tokens: Sequence[int], in_text: bool = True) -> None:
+        """What was read of a text before stays, even if the text was tokenised anew since."""
+        if not in_text:
+            self._index(list(tokens), 0)
             return
-        self._seen[size] = self._seen.get(size, 0) + 1
-        if size not in self._points or seconds < self._points[size][1]:
-            self._points[size] = tokens, seconds
-            self._draw()
+        start = len(self._text)
+        self._text += tokens[start:]
+        self._index(self._text, start)
 
-    def seconds(self, tokens: int) -> float:
-        """What a forward of ``tokens`` takes; 1.0 before anything was seen."""
-        before = (0, self._line[0][1]) if self._line else (0, 1.0)
-        for point in self._line:
-            if tokens <= point[0]:
-                share = (tokens - before[0]) / (point[0] - before[0])
-                return before[1] + share * (point[1] - before[1])
-            before = point
-        return before[1]
+    def _index(self, text: list[int], start: int) -> None:
+        for at in range(max(start, self._n), len(text)):
+            self._after[tuple(text[at - self._n : at])] = text, at
 
-    def _draw(self) -> None:
-        points = sorted(self._points.values())
-        slowest = accumulate((seconds for _, seconds in points), max)
-        self._line = [(tokens, seconds) for (tokens, _), seconds in zip(points, slowest, strict=True)]
 
-    @classmethod
-    def fixed(cls, *points: tuple[int, float]) -> ForwardCosts:
-        """Given costs, (tokens, seconds) each, that do not change: for experiments and tests."""
-        costs = cls()
-        costs._points = dict(zip(_SIZES, points, strict=False))
-        costs._seen = dict.fromkeys(_SIZES, _SETTLED)
-        costs._draw()
-        return costs
+def look_ups() -> list[DraftSource]:
+    """Three tokens are looked up before two: they are right more often."""
+    return [LookUp(3, 0.55), LookUp(2, 0.3)]
 
 
 @dataclass(slots=True)
@@ -122,149 +138,76 @@ class _Guess:
     right: int = 0
 
 
-class LookUp:
-    """Finds where the last tokens of a text stood before, and what followed there."""
-
-    def __init__(self) -> None:
-        self._text: list[int] = []
-        self._after: dict[
-            tuple[int, ...], tuple[list[int], int]
-        ] = {}  # what follows two or three tokens: where it stands
-
-    def read(self, tokens: Sequence[int]) -> None:
-        """The text is ``tokens`` now. What was read before stays, even if the text was tokenised anew since."""
-        start = len(self._text)
-        self._text += tokens[start:]
-        self._index(self._text, start)
-
-    def add(self, tokens: Sequence[int]) -> None:
-        """Remember a piece of another text."""
-        self._index(list(tokens), 0)
-
-    def find(self, tail: Sequence[int]) -> tuple[Source, list[int]] | None:
-        """What followed the last three, else the last two, tokens of ``tail`` where they stood last."""
-        for n, source in _LOOK_UPS:
-            if len(tail) >= n and (found := self._after.get(tuple(tail[-n:]))):
-                text, at = found
-                return source, text[at : at + _LONGEST]
-        return None
-
-    def _index(self, text: list[int], start: int) -> None:
-        for at in range(start, len(text)):
-            for n, _ in _LOOK_UPS:
-                if at >= n:
-                    self._after[tuple(text[at - n : at])] = text, at
-
-
-class Drafter:
-    """Guesses for one request.
+class Drafts:
+    """The guesses of one model in one request.
 
     Args:
-        models: those that take part.
-        costs: of each model's forwards.
+        sources: in the order in which they are asked.
+        costs: of the model's forwards.
         on: False: no guesses at all.
     """
 
-    def __init__(self, models: Iterable[Model], costs: Mapping[Model, ForwardCosts], on: bool = True) -> None:
-        self._costs, self._on = costs, on
-        self._records: dict[tuple[Model, Source], _Record] = {}
-        self._open: dict[Model, _Guess] = {}
-        self._asked: dict[Model, int] = {}  # length of the text at the last forward
-        self._look_up: dict[Model, LookUp] = {model: LookUp() for model in models}
-        self._look = float(_FIRST_LOOK)
+    def __init__(self, sources: Sequence[DraftSource], costs: ForwardCosts, on: bool = True) -> None:
+        self.sources, self.costs = tuple(sources), costs
+        self.on = on and costs.can_draft
+        self._records: dict[str, _Record] = {}
+        self._under_way: _Guess | None = None
+        self._evaluated = 0  # length of the text at the last forward
 
-    def written(self, model: Model, tokens: Sequence[int]) -> None:
-        """The text has come so far."""
-        if self._on:
-            self._look_up[model].read(tokens)
+    def observe(self, tokens: Sequence[int], in_text: bool = True) -> None:
+        """Let the sources learn; see ``DraftSource.observe``."""
+        if self.on:
+            for source in self.sources:
+                source.observe(tokens, in_text)
 
-    def proposed(self, model: Model, tokens: Sequence[int]) -> None:
-        """Tokens were proposed that the answer did not use."""
-        if self._on:
-            self._look_up[model].add(tokens)
-
-    def guesses(self, model: Model, tokens: list[int], given: Given, most: int) -> list[int]:
-        """Guesses at what follows ``tokens``, for the forward that evaluates them: as many as pay.
-
-        Args:
-            model: whose next tokens to guess.
-            tokens: its whole text so far.
-            given: guesses that the decoder has, and their source; else they are looked up.
-            most: how many can be of use.
-        """
-        costs = self._costs[model]
-        if not (self._on and costs.can_draft):
+    def guess(self, tokens: list[int], most: int) -> list[int]:
+        """Guesses at what follows ``tokens``, for the forward that evaluates them: as many as pay, at most ``most``."""
+        if not self.on:
             return []
-        found = given or self._look_up[model].find(tokens[-3:])
-        new = max(1, len(tokens) - self._asked.get(model, 0))
-        self._asked[model] = len(tokens)
-        if found is None:
-            return []
-        source, guessed = found
-        record = self._record(model, source)
-        count = _paying(costs, new, record.acceptance, min(len(guessed), most, _LONGEST))
-        chosen = list(guessed[:count])
-        if chosen:
-            self._open[model] = _Guess(record, len(tokens), chosen)
-        return chosen
+        new = max(1, len(tokens) - self._evaluated)
+        self._evaluated = len(tokens)
+        for source in self.sources:
+            if (proposed := source.propose(tokens)) is not None:
+                record = self._record(source)
+                count = paying(self.costs, new, record.acceptance, min(len(proposed), most, LONGEST))
+                chosen = list(proposed[:count])
+                if chosen:
+                    self._under_way = _Guess(record, len(tokens), chosen)
+                return chosen
+        return []
 
-    def ahead(self, tokens: list[int]) -> int:
-        """How many tokens the nudging model should write ahead for the base model after ``tokens``; 0 if it does not pay."""
-        costs, other = self._costs["base"], self._costs.get("nudging")
-        if not (self._on and other and costs.can_draft and other.can_draft):
-            return 0
-        guess = self._open.get("base")
-        if guess is not None and len(tokens) < guess.start + len(guess.tokens):
-            return 0  # known already
-        acceptance = self._record("base", "ahead").acceptance
-        return _paying(costs, 1, acceptance, _LONGEST, other.seconds(1))
+    def query_over(self) -> None:
+        """A query was answered: what was held for it alone is dropped."""
+        for source in self.sources:
+            if isinstance(source, HeldDraft) and source.once:
+                source.hold(None)
 
-    def took(self, model: Model, tokens: list[int]) -> None:
+    def check(self, tokens: list[int]) -> None:
         """The text is ``tokens`` now: were the last guesses right?"""
-        guess = self._open.get(model)
+        guess = self._under_way
         if guess is None or len(tokens) <= guess.start + guess.right:
             return
         for at in range(guess.start + guess.right, min(len(tokens), guess.start + len(guess.tokens))):
             guess.record.tried += 1
             if tokens[at] != guess.tokens[at - guess.start]:
-                del self._open[model]
+                self._under_way = None
                 return
             guess.record.right += 1
             guess.right += 1
 
-    def drop(self, model: Model) -> None:
+    def drop(self) -> None:
         """What was guessed last will not be decided any more."""
-        self._open.pop(model, None)
+        self._under_way = None
 
-    def first_look(self) -> int:
-        """How many tokens of a completion to make before the base model is asked: what recent rounds needed."""
-        return max(_SHORTEST_LOOK, round(self._look))
+    def worth_making(self, tokens: list[int], source: DraftSource, each: float) -> int:
+        """How many guesses of ``source`` after ``tokens`` pay if each takes ``each`` seconds to make; 0 if none do, or if what
+        follows is evaluated already."""
+        if not self.on:
+            return 0
+        guess = self._under_way
+        if guess is not None and len(tokens) < guess.start + len(guess.tokens):
+            return 0
+        return paying(self.costs, 1, self._record(source).acceptance, LONGEST, each)
 
-    def looked(self, tokens: float) -> None:
-        """A completion was needed to about ``tokens`` tokens."""
-        self._look += (tokens - self._look) / 4
-
-    def _record(self, model: Model, source: Source) -> _Record:
-        return self._records.setdefault((model, source), _Record(_PRIOR[source] * _PRIOR_WEIGHT))
-
-
-def _paying(costs: ForwardCosts, new: int, acceptance: float, most: int, each: float = 0.0) -> int:
-    """How many guesses save most: of n, as many as are right in a row save a forward each.
-
-    Args:
-        costs: of the model that evaluates them.
-        new: tokens in the forward that must be evaluated anyway.
-        acceptance: chance that a guess is right, given that all before it are.
-        most: how many there are.
-        each: seconds that it takes to make one.
-    """
-    rows = costs.rows
-    without, saved = costs.seconds(rows - 1 + new), costs.seconds(rows) / rows
-    best, count, right, chance = 0.0, 0, 0.0, 1.0
-    for n in range(1, most + 1):
-        chance *= acceptance
-        right += chance
-        gain = saved * right - (costs.seconds(rows - 1 + new + n) - without) - each * n
-        if gain > best:
-            best, count = gain, n
-    return count
+    def _record(self, source: DraftSource) -> _Record:
+        return self._records.setdefault(source.name, _Record(source.prior * _PRIOR_WEIGHT))

@@ -1,106 +1,86 @@
-"""A base run as the authors' released code reads it: in chunks of K tokens (``NudgingConfig.paper()``).
+"""What only ``NudgingConfig.paper()`` does: the authors' released code reads base runs in chunks, and looks for equal nudges.
 
-Knows the two rules against repetition that this makes possible; leaves asking and writing to ``decoder.py``.
+Knows the two rules against repetition that this makes possible; leaves asking to ``reader.py`` and writing to ``answer.py``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..protocol import Prediction, Steps, TextStream
+from ..protocol import Prediction, Steps
 from ..provenance import Reason
+from .answer import Answer, RunPiece
+from .reader import BaseReader, NudgingReader, TokenRun
+from .rules import Rules
+from .turn import AnswerEnded, Turn
 
-if TYPE_CHECKING:
-    from .algorithm import Decoder
+
+class EqualNudges:
+    """A nudge identical to the last one four times running ends the answer, and is not written."""
+
+    def __init__(self) -> None:
+        self._last, self._repeats = "", 0
+
+    def ends_with(self, nudge: str) -> bool:
+        """Whether ``nudge`` is the fourth."""
+        self._repeats = self._repeats + 1 if nudge == self._last else 0
+        self._last = nudge
+        return self._repeats >= 3
 
 
-def run_in_chunks(decoder: Decoder, prediction: Prediction, reason: Reason) -> Steps:
-    """A base run as the released code reads it: in chunks of K tokens, with two rules against repetition.
+def base_run_in_chunks(base: BaseReader, nudging: NudgingReader, answer: Answer, rules: Rules, turn: Turn) -> Steps:
+    """A base run in chunks of K tokens, with two rules against repetition. Returns the next turn.
 
     The first chunk begins with the handed-over token. A chunk whose whole text already stands in this run, or whose
     accepted part is longer than five words and already stands in the answer, ends the run and is not written.
     """
-    base, run_start = decoder.voices["base"], len(decoder.answer.text)
-    tokens = base.encode(decoder.answer.text)
-    stream = base.text_stream()
-    pieces = _RunPieces()
-    tokens = [*tokens, prediction.token]
-    pieces.feed(stream, prediction, reason)
-    yield from _write_run(decoder, pieces)
-    size = decoder.config.lookahead - 1
-    while not decoder.answer.finish_reason and not decoder.full:
-        start = len(tokens)
-        at_start: Prediction | None = None
-        stopped: Prediction | None = None
-        while len(tokens) - start < size and stopped is None:
-            prediction = yield from decoder.predict("base", tokens, "", (yield from decoder.guess_of_run(tokens)))
+    prediction = turn.evidence
+    assert prediction is not None
+    if base.is_end(prediction.token):
+        return Turn("nudging", Reason.BASE_ENDED, prediction, base_ended=True)
+    run_start, size = len(answer.text), rules.config.lookahead - 1
+    run = TokenRun(base.encoder, base.encode(answer.text))
+    yield from _write(answer, [run.take(prediction, turn.why)])
+    while answer.has_room:
+        start, at_start, stopped = len(run.tokens), None, None
+        chunk: list[RunPiece | None] = []
+        while len(run.tokens) - start < size and stopped is None:
+            yield from base.expect_run(run.tokens, nudging)
+            prediction = yield from base.predict(run.tokens, "")
             at_start = at_start or prediction
-            if base.is_end(prediction.token) or not decoder.confident(prediction):
+            if base.is_end(prediction.token) or not rules.sure(prediction):
                 stopped = prediction
             else:
-                tokens = [*tokens, prediction.token]
-                pieces.feed(stream, prediction, Reason.CONFIDENT)
-        run, accepted = decoder.answer.text[run_start:], pieces.text
-        repeated = len(accepted.split(" ")) > 5 and accepted in decoder.answer.text
-        if not repeated and len(tokens) > start and accepted in run:
-            rest = yield from _rest_of_chunk(decoder, tokens, stopped, size - (len(tokens) - start), stream)
-            repeated = accepted + rest in run
+                chunk.append(run.take(prediction, Reason.CONFIDENT))
+        written, accepted = answer.text[run_start:], "".join(piece.text for piece in chunk if piece)
+        repeated = len(accepted.split(" ")) > 5 and accepted in answer.text
+        if not repeated and len(run.tokens) > start and accepted in written:
+            rest = yield from _rest_of_chunk(base, run, stopped, size - (len(run.tokens) - start))
+            repeated = accepted + rest in written
         if repeated or size == 0:  # an empty chunk stands everywhere
-            decoder.why, decoder.at_end = Reason.BASE_ENDED, at_start
-            return
-        yield from _write_run(decoder, pieces)
+            return Turn("nudging", Reason.BASE_ENDED, at_start)
+        yield from _write(answer, chunk)
+        if stopped is not None and base.is_end(stopped.token):
+            return Turn("nudging", Reason.BASE_ENDED, stopped, base_ended=True)
         if stopped is not None:
-            if base.is_end(stopped.token):
-                decoder.base_stopped(stopped)
-            else:
-                decoder.why, decoder.at_end = Reason.UNCERTAIN, stopped
-            return
-        size = decoder.config.lookahead
+            return Turn("nudging", Reason.UNCERTAIN, stopped)
+        size = rules.config.lookahead
+    raise AnswerEnded("length")
 
 
-def _rest_of_chunk(
-    decoder: Decoder, tokens: list[int], stopped: Prediction | None, left: int, stream: TextStream
-) -> Steps:
-    """The text of a chunk after its accepted part: what the base model would have written unsure."""
-    base, stream, text = decoder.voices["base"], stream.copy(), ""
-    prediction = stopped
+def _rest_of_chunk(base: BaseReader, run: TokenRun, stopped: Prediction | None, left: int) -> Steps:
+    """Returns the text of a chunk after its accepted part: what the base model would have written unsure."""
+    stream, tokens, text, prediction = run.stream.copy(), run.tokens, "", stopped
     while left > 0 and prediction is not None and not base.is_end(prediction.token):
+        base.expect_nothing()  # the run ends with this chunk
         text += stream.feed(prediction.token)
         tokens = [*tokens, prediction.token]
         left -= 1
-        prediction = (yield from decoder.predict("base", tokens, "")) if left else None
+        prediction = (yield from base.predict(tokens, "")) if left else None
     return text
 
 
-def _write_run(decoder: Decoder, pieces: _RunPieces) -> Steps:
-    for text, prediction, reason, length in pieces.take():
-        if decoder.capped_by(length - 1):
-            decoder.cut_at_length = True
-            break
-        decoder.writer.add(text, "base", prediction, reason, length)
-    yield from decoder.answer.ready()
-
-
-class _RunPieces:
-    """Base tokens of a chunk on their way to pieces: text, prediction, reason, tokens; one piece per whole character."""
-
-    def __init__(self) -> None:
-        self._pieces: list[tuple[str, Prediction, Reason, int]] = []
-        self._begun: tuple[Prediction, Reason] | None = None
-        self._waiting = 0
-
-    @property
-    def text(self) -> str:
-        return "".join(piece[0] for piece in self._pieces)
-
-    def feed(self, stream: TextStream, prediction: Prediction, reason: Reason) -> None:
-        self._begun = self._begun or (prediction, reason)
-        self._waiting += 1
-        text = stream.feed(prediction.token)
-        if not stream.pending:
-            self._pieces.append((text, *self._begun, self._waiting))
-            self._begun, self._waiting = None, 0
-
-    def take(self) -> list[tuple[str, Prediction, Reason, int]]:
-        pieces, self._pieces = self._pieces, []
-        return pieces
+def _write(answer: Answer, pieces: list[RunPiece | None]) -> Steps:
+    for piece in pieces:
+        if piece is not None and answer.capped(piece.n_tokens):
+            raise AnswerEnded("length")
+        if piece is not None:
+            yield from answer.write_run(piece, "base")

@@ -19,11 +19,11 @@ from types import TracebackType
 from typing import Any
 
 from ..config import NudgingConfig
-from ..decoding.algorithm import Decode, Outcome
+from ..decoding.constraint import UNCONSTRAINED, AnswerConstraint
+from ..decoding.decode import Decode, Outcome
 from ..errors import OutOfMemoryError
 from ..protocol import Model, Prediction, PredictionParams, Query
 from ..provenance import FinishReason, ModelUse, Piece, Provenance, Warning
-from ..structured.constraint import Constraint
 from ..structured.grammar import Grammar
 from ..tools.definitions import partial_object
 from ..tools.parser import InvalidToolCall, ToolCall
@@ -103,7 +103,7 @@ class Request:
         start: Callable[[Callable[[], float]], Decode],
         config: NudgingConfig,
         done: Callable[[Mapping[Model, Counts]], tuple[Warning, ...]],
-        constraint: Constraint | None = None,
+        constraint: AnswerConstraint = UNCONSTRAINED,
         reading: Callable[[Provenance], Result] | None = None,
         tool_call_parser: Callable[[], ToolCallParser] = lambda: ToolCallParser(False),
     ) -> None:
@@ -164,7 +164,7 @@ class Request:
     @property
     def preparation(self) -> Callable[[], None] | None:
         """What takes seconds and must be done before the first ``advance``, if anything."""
-        return self._constraint.load if self._constraint and not self._constraint.loaded else None
+        return None if self._constraint.loaded else self._constraint.load
 
     def remembered(self, ask: Query) -> Prediction | None:
         """The answer, if it takes no compute."""
@@ -232,7 +232,7 @@ class Request:
             first_piece_s=self.pieces[0].elapsed_s if self.pieces else None,
             total_s=self._worked_s(),
             grammar_tokens=sum(piece.n_tokens for piece in self.pieces if piece.source == "grammar"),
-            grammar_s=self._constraint.seconds if self._constraint else 0.0,
+            grammar_s=self._constraint.seconds,
             config=self._config.model_dump(mode="json"),
         )
         return record.model_copy(update={"warnings": (*_warnings(record, outcome), *self._warnings)})

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 
-from ..decoding.drafts import ForwardCosts
+from ..decoding.costs import ForwardCosts
 from ..errors import OutOfMemoryError
 from ..protocol import Prediction, PredictionParams, Query
 from .session import Session, SessionPool

@@ -247,6 +247,16 @@ class Constraint:
 
     # Each of these takes the answer's text so far. They are timed together.
 
+    @property
+    def trigger(self) -> str | None:
+        """The text from which on the rule holds; None: from the start."""
+        return self.grammar.trigger
+
+    @property
+    def what(self) -> str:
+        """How to call the rule in errors."""
+        return self.grammar.what
+
     def active(self, text: str) -> bool:
         """Whether the rule holds at the end of ``text``."""
         return self.start(text) is not None

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from nudging_llm.config import NudgingConfig
-from nudging_llm.decoding.algorithm import decode
-from nudging_llm.decoding.drafts import ForwardCosts
+from nudging_llm.decoding.costs import ForwardCosts
+from nudging_llm.decoding.decode import decode
 from nudging_llm.protocol import GREEDY
 from nudging_llm.provenance import Piece
 from nudging_llm.runtime.request import Part, Request, Stream, run_batch

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nudging_llm import GrammarError, NudgingConfig
-from nudging_llm.decoding.algorithm import decode, decode_alone
+from nudging_llm.decoding.decode import decode, decode_alone
 from nudging_llm.protocol import GREEDY
 from nudging_llm.provenance import Reason
 from nudging_llm.runtime.request import Part, Request, Result, Stream
