@@ -79,11 +79,11 @@ def base_assisted(generator: NudgingGenerator, messages: Messages, max_tokens: i
     Raises:
         Unavailable: two vocabularies of one size, or whatever transformers says.
     """
-    base, nudging = generator.base, generator.nudging
+    base, nudging = generator.base.engine, generator.nudging.engine
     sizes = [engine.model.config.get_text_config().vocab_size for engine in (base, nudging)]
     options: dict[str, Any] = {"assistant_model": nudging.model}
     if sizes[0] != sizes[1]:
-        options |= {"tokenizer": base.tokenizer, "assistant_tokenizer": nudging.tokenizer}
+        options |= {"tokenizer": base.transformers_tokenizer, "assistant_tokenizer": nudging.transformers_tokenizer}
     elif difference := vocabulary_difference(base, nudging):
         raise Unavailable(f"transformers takes vocabularies of one size for one vocabulary, and {difference}")
     try:
@@ -94,24 +94,24 @@ def base_assisted(generator: NudgingGenerator, messages: Messages, max_tokens: i
 
 def nudging_generate(generator: NudgingGenerator, messages: Messages, max_tokens: int) -> Baseline:
     """``generate`` on the nudging model alone, until its text ends."""
-    nudging = generator.nudging
+    nudging = generator.nudging.engine
     prompt = _chat(generator, messages)
     with _Meter(generator) as meter:
         ids, _ = _generate(nudging, prompt, _until_end(nudging), max_new_tokens=max_tokens, streamer=_First(meter))
-    return meter.baseline(nudging.codec, ids)
+    return meter.baseline(nudging.tokenizer, ids)
 
 
 def _generate_base(generator: NudgingGenerator, messages: Messages, tokens: int, **options: Any) -> Baseline:
-    base = generator.base
+    base = generator.base.engine
     prompt = _base_prompt(generator, messages)
     with _Meter(generator) as meter:
         exactly = {"min_new_tokens": tokens, "max_new_tokens": tokens}
         ids, _ = _generate(base, prompt, exactly, streamer=_First(meter), **options)
-    return meter.baseline(base.codec, ids)
+    return meter.baseline(base.tokenizer, ids)
 
 
 def _until_end(engine: TransformersEngine) -> dict[str, Any]:
-    return {"eos_token_id": sorted(engine.codec.end_tokens) or None}
+    return {"eos_token_id": sorted(engine.tokenizer.end_tokens) or None}
 
 
 def _generate(
@@ -139,18 +139,18 @@ def naive_nudging(
     the base model is asked word by word and then token by token, with a key-value cache that is dropped after the round.
     The text is that of ``generator.generate(…, lookahead=k, threshold=gamma, repetition="off", role_markers=False)``.
     """
-    base, nudging = generator.base, generator.nudging
+    base, nudging = generator.base.engine, generator.nudging.engine
     chat, transcript = _chat(generator, messages), _transcript(generator, messages)
 
     def base_ids(text: str) -> list[int]:
         join = " " if text and not text[0].isspace() else ""
-        return base.codec.bos_ids + base.codec.encode(transcript + join + text)
+        return base.tokenizer.bos_ids + base.tokenizer.encode(transcript + join + text)
 
     answer, n = "", 0
     with _Meter(generator) as meter:
         while n < max_tokens:
             # 1. The nudging model completes the answer.
-            words, ended = _complete(nudging, chat + nudging.codec.encode(answer), k)
+            words, ended = _complete(nudging, chat + nudging.tokenizer.encode(answer), k)
             words = words if answer else words.lstrip(" ")
 
             # 2. Its words are taken until the base model is sure or agrees.
@@ -159,8 +159,8 @@ def naive_nudging(
             before, after = base_ids(answer), base_ids(answer + words)
             new, room = after[len(before) :], max_tokens - n
             if full := len(new) > room:
-                new = _whole(base.codec, new[:room])
-                words = base.codec.decode(new) if answer else base.codec.decode(new).lstrip(" ")
+                new = _whole(base.tokenizer, new[:room])
+                words = base.tokenizer.decode(new) if answer else base.tokenizer.decode(new).lstrip(" ")
             answer, n = answer + words, n + len(new)
             if words:
                 meter.first()
@@ -171,8 +171,8 @@ def naive_nudging(
             if token is not None:
                 run = _run(ask, after, token, gamma, max_tokens - n)
                 full = n + len(run) >= max_tokens
-                run = _whole(base.codec, run)
-                answer, n = answer + base.codec.decode(run), n + len(run)
+                run = _whole(base.tokenizer, run)
+                answer, n = answer + base.tokenizer.decode(run), n + len(run)
                 if full:
                     break
     return meter.result(answer, n)
@@ -180,11 +180,11 @@ def naive_nudging(
 
 def _complete(nudging: TransformersEngine, tokens: Sequence[int], k: int) -> tuple[str, bool]:
     """K tokens' text, and whether it ended within them."""
-    enough = [_WholeAfter(k, nudging.codec, len(tokens))]
+    enough = [_WholeAfter(k, nudging.tokenizer, len(tokens))]
     new, ended = _generate(
         nudging, tokens, _until_end(nudging), max_new_tokens=k + REST_OF_CHARACTER, stopping_criteria=enough
     )
-    return _text(nudging.codec, new), ended
+    return _text(nudging.tokenizer, new), ended
 
 
 def _take_words(
@@ -197,7 +197,7 @@ def _take_words(
         so_far = lead + " ".join(words[:i])
         if words[i]:  # between two spaces there is no word to test
             token, prob = ask.top(base_ids(answer + so_far))
-            top = ask.codec.token_text(token)
+            top = ask.tokenizer.token_text(token)
             if prob >= gamma or (top and f" {words[i]}".startswith(top)):
                 return so_far, token
     return (lead + " ".join(words[:-1]) if len(words) > 1 else text), None  # K tokens may have cut the last word
@@ -207,7 +207,7 @@ def _run(ask: _Cached, tokens: list[int], token: int, gamma: float, room: int) -
     """Base tokens from ``token`` on, until one is unsure, the text ends or there is no more room."""
     run: list[int] = []
     prob = gamma  # the first has been tested
-    while not ask.codec.is_end(token) and prob >= gamma:
+    while not ask.tokenizer.is_end(token) and prob >= gamma:
         run.append(token)
         if len(run) == room:
             break
@@ -236,7 +236,7 @@ def ensemble(generator: NudgingGenerator, messages: Messages, max_tokens: int) -
     Raises:
         Unavailable: the vocabularies differ.
     """
-    base, nudging = generator.base, generator.nudging
+    base, nudging = generator.base.engine, generator.nudging.engine
     _require_one_vocabulary(base, nudging)
     parts = [(base, _base_prompt(generator, messages)), (nudging, _chat(generator, messages))]
     return _token_by_token(generator, parts, max_tokens, lambda b, n: (b.softmax(-1) + n.softmax(-1)) / 2)
@@ -252,7 +252,7 @@ def proxy_tuning(
     Raises:
         Unavailable: the vocabularies differ, or there is no untuned model.
     """
-    base, nudging = generator.base, generator.nudging
+    base, nudging = generator.base.engine, generator.nudging.engine
     _require_one_vocabulary(base, nudging)
     if untuned is None:
         raise Unavailable("needs the untuned version of the nudging model")
@@ -264,7 +264,7 @@ def proxy_tuning(
 
 def vocabulary_difference(a: TransformersEngine, b: TransformersEngine) -> str:
     """How the token ids of two models differ in meaning; empty if they do not."""
-    one, other = a.tokenizer.get_vocab(), b.tokenizer.get_vocab()
+    one, other = a.transformers_tokenizer.get_vocab(), b.transformers_tokenizer.get_vocab()
     if len(one) != len(other):
         return f"vocabularies differ: {len(one):,} and {len(other):,} tokens"
     moved = sum(other.get(token) != at for token, at in one.items())
@@ -283,10 +283,10 @@ def _token_by_token(
     combine: Callable[..., torch.Tensor],
 ) -> Baseline:
     """Greedy decoding of ``combine(logits, …)``, one key-value cache per model; ends where any of them knows an end."""
-    base = generator.base
-    ends = set().union(*(engine.codec.end_tokens for engine, _ in parts))
-    size = max(base.tokenizer.get_vocab().values()) + 1  # rows beyond it are padding
-    size = min(size, *(engine.rows or size for engine, _ in parts))
+    base = generator.base.engine
+    ends = set().union(*(engine.tokenizer.end_tokens for engine, _ in parts))
+    size = max(base.transformers_tokenizer.get_vocab().values()) + 1  # rows beyond it are padding
+    size = min(size, *(engine.vocabulary_size or size for engine, _ in parts))
     models = [(_Cached(engine), prompt) for engine, prompt in parts]
     new: list[int] = []
     with _Meter(generator, *(engine for engine, _ in parts)) as meter:
@@ -297,7 +297,7 @@ def _token_by_token(
                 break
             new.append(token)
             meter.first()
-    return meter.baseline(base.codec, new)
+    return meter.baseline(base.tokenizer, new)
 
 
 # -- shared -------------------------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ class _Cached:
     """A model with a key-value cache of the tokens it was asked about last."""
 
     def __init__(self, engine: TransformersEngine) -> None:
-        self._model, self._device, self.codec = engine.model, engine.device, engine.codec
+        self._model, self._device, self.tokenizer = engine.model, engine.device, engine.tokenizer
         self._seen: list[int] = []
         self._cache: Any = None
 
@@ -338,7 +338,7 @@ class _Meter:
     """
 
     def __init__(self, generator: NudgingGenerator, *more: TransformersEngine) -> None:
-        base, nudging = generator.base.model, generator.nudging.model
+        base, nudging = generator.base.engine.model, generator.nudging.engine.model
         if base is nudging:
             raise ValueError("both models are one object: whose forwards are whose?")
         self._models = {id(engine.model): (engine.model, "nudging") for engine in more}  # each model once
@@ -410,12 +410,12 @@ def _transcript(generator: NudgingGenerator, messages: Messages) -> str:
 
 
 def _base_prompt(generator: NudgingGenerator, messages: Messages) -> list[int]:
-    codec = generator.base.codec
+    codec = generator.base.tokenizer
     return codec.bos_ids + codec.encode(_transcript(generator, messages))
 
 
 def _chat(generator: NudgingGenerator, messages: Messages) -> list[int]:
-    return render_chat(generator.nudging.tokenizer, generator.nudging.codec, read_messages(messages))
+    return render_chat(generator.nudging.tokenizer, read_messages(messages))
 
 
 def _whole(codec: TokenizerAdapter, tokens: Sequence[int]) -> list[int]:

@@ -32,8 +32,8 @@ def main() -> None:
         generator = NudgingGenerator.starter(NudgingConfig(max_tokens=72))
     except NudgingError as error:
         sys.exit(f"demo: {error}")
-    console.print(f"base model     {generator.base.name}, {generator.base.dtype}".replace("torch.", ""))
-    console.print(f"nudging model  {generator.nudging.name}, {generator.nudging.dtype}".replace("torch.", ""))
+    console.print(f"base model     {generator.base.name}, {generator.base.engine.dtype}".replace("torch.", ""))
+    console.print(f"nudging model  {generator.nudging.name}, {generator.nudging.engine.dtype}".replace("torch.", ""))
     console.print("Words of the nudging model are [underline bright_magenta]underlined[/].")
     for title, question in QUESTIONS:
         console.print()

@@ -455,11 +455,11 @@ def run(options: argparse.Namespace) -> None:
     generator = NudgingGenerator.starter(dtype=options.dtype)
     models = {
         part: f"{engine.name}, {engine.dtype}, {engine.device.type}".replace("torch.", "")
-        for part, engine in (("base", generator.base), ("nudging", generator.nudging))
+        for part, engine in (("base", generator.base.engine), ("nudging", generator.nudging.engine))
     }
     store = Store(options.out, models, settings, versions_line(), options.resume)
     groups = {questions[0].kind: collect(generator, questions, settings, options.batch, store) for questions in kinds}
-    title = f"Starter pair, {generator.base.dtype}, {options.tokens} tokens, reference {options.settings[0]}"
+    title = f"Starter pair, {generator.base.engine.dtype}, {options.tokens} tokens, reference {options.settings[0]}"
     report(Console(width=150), title, groups)
     print(*store.versions, sep="\n")
 

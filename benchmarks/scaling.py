@@ -30,7 +30,7 @@ def again(generator: NudgingGenerator) -> None:
     """A shared context of 1,000 tokens is evaluated once."""
     facts = (f"Room {n} of the museum shows {n * 7} paintings and {n + 3} statues." for n in itertools.count(1))
     context = ""
-    while len(generator.base.codec.encode(context)) < 1000:
+    while len(generator.base.tokenizer.encode(context)) < 1000:
         context += next(facts) + " "
 
     def first_piece(question: str) -> tuple[float, int]:
@@ -131,7 +131,7 @@ def main() -> None:
     options = parser.parse_args()
     generator = NudgingGenerator.starter(dtype=options.dtype)
     generator.generate("Say hello.", max_tokens=16)
-    _CONSOLE.print(f"Starter pair, {generator.base.dtype}; {machine()}")
+    _CONSOLE.print(f"Starter pair, {generator.base.engine.dtype}; {machine()}")
     for part in options.parts.split(","):
         PARTS[part](generator)
 

@@ -243,7 +243,7 @@ def main() -> None:
     rows = measure(generator, asked, options.repeat, options.tokens)
     figures = {name: summary(row, generator) for name, row in rows.items()}
     title = (
-        f"Starter pair, {generator.base.dtype}, {len(asked)} questions ({', '.join(KINDS)}) × {options.repeat}, "
+        f"Starter pair, {generator.base.engine.dtype}, {len(asked)} questions ({', '.join(KINDS)}) × {options.repeat}, "
         f"{options.tokens} tokens"
     )
     console = Console(width=150)

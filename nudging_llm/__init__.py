@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .config import NudgingConfig
 from .decoding.gates import Gate
 from .errors import (
+    CapabilityError,
     ConfigError,
     ContextOverflowError,
     GrammarError,
@@ -33,15 +34,16 @@ from .tools.streaming import CallDelta, ParsedPiece, ToolCallParser
 
 if TYPE_CHECKING:
     from .generator import NudgingGenerator
-    from .runtime.request import AsyncStream, Result, Stream
+    from .result import Result
+    from .runtime.streams import AsyncStream, Stream
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "NudgingGenerator": "generator",
-    "AsyncStream": "runtime.request",
-    "Result": "runtime.request",
-    "Stream": "runtime.request",
+    "AsyncStream": "runtime.streams",
+    "Result": "result",
+    "Stream": "runtime.streams",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "AsyncStream",
     "BaseTemplate",
     "CallDelta",
+    "CapabilityError",
     "ConfigError",
     "ContextOverflowError",
     "Gate",

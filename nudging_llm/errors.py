@@ -7,6 +7,7 @@
     ├── TemplateError (ValueError)      a prompt template is missing, broken or refuses the messages
     ├── ToolError (ValueError)          a tool or ``tool_choice`` cannot be used as it was given
     ├── GrammarError (ValueError)       a schema, pattern or list of choices cannot be met
+    ├── CapabilityError (ValueError)    a model's backend cannot do what is asked
     ├── ContextOverflowError (ValueError)   prompt and answer do not fit a model's context
     ├── ModelError                      a model cannot be used as it was given
     │   ├── ModelLoadError              it could not be loaded
@@ -58,6 +59,10 @@ class ToolError(NudgingError, ValueError):
 class GrammarError(NudgingError, ValueError):
     """What an answer should look like (a JSON schema, a pattern, choices) is invalid, cannot be met at all, or not within
     ``max_tokens``."""
+
+
+class CapabilityError(NudgingError, ValueError):
+    """A model's backend cannot do what is asked: sample, follow a grammar, or give a statistic that the gate reads."""
 
 
 class ContextOverflowError(NudgingError, ValueError):

@@ -1,46 +1,29 @@
-"""``NudgingGenerator``: two models, loaded, and every way to ask them for an answer.
+"""``NudgingGenerator``: two models, and every way to ask them for an answer.
 
-Checks a request and turns it into a ``Run``; the rules are in ``decoder.py``, the driving in ``running.py``.
+Knows the two models and how to wait. ``runtime/prepare.py`` checks what is asked and makes a request of it,
+``runtime/streams.py`` runs it, and the rules are in ``decoding/``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from .config import NudgingConfig
-from .decoding.constraint import UNCONSTRAINED, AnswerConstraint
-from .decoding.decode import Decode, decode, decode_alone
-from .decoding.gates import resolve_gate
-from .engines.transformers import TransformersEngine
-from .errors import (
-    ConfigError,
-    ContextOverflowError,
-    GrammarError,
-    MessageError,
-    ModelLoadError,
-    StarterError,
-    TemplateError,
-    TokenizerMismatchError,
-)
-from .protocol import Model, PredictionParams, Sampling
-from .provenance import Warning
-from .runtime.request import AsyncStream, Part, Request, Result, Stream, run_batch
-from .runtime.scheduler import Batcher, Scheduler
-from .runtime.session import Counts, SessionPool
-from .structured.constraint import Constraint
-from .structured.response_format import FREE_TEXT, ResponseFormat, read_response_format
-from .text.prompt_encoder import IncrementalPromptEncoder
-from .text.prompts import BaseTemplate, Messages, check_text, read_messages, render_chat
-from .tools.definitions import read_tools
-
-ModelSource = str | Path | tuple[Any, Any]
+from .engines.base import Engine, ModelBackend
+from .engines.load import ModelSource, load_engine
+from .errors import ConfigError, MessageError, ModelLoadError, StarterError
+from .protocol import Model
+from .result import Result
+from .runtime.local import as_backend
+from .runtime.prepare import RequestMaker
+from .runtime.streams import AsyncStream, Stream, run_batch
+from .structured.response_format import ResponseFormat, read_response_format
+from .text.prompts import BaseTemplate, Messages
 
 
 class NudgingGenerator:
@@ -49,12 +32,13 @@ class NudgingGenerator:
     Concurrent calls, from threads or tasks, interleave forward by forward.
 
     Args:
-        base: the base model's engine.
-        nudging: the nudging model's engine; its tokenizer must have a chat template, unless only ``*_raw`` is used.
+        base: the base model: an engine in this process, or any other backend.
+        nudging: the same for the nudging model; its tokenizer must have a chat template, unless only ``*_raw`` is used.
         config: defaults of every call.
         base_template: how a conversation looks to the base model.
-        cache_slots: idle sessions kept per model, so that a request which shares a prefix starts faster.
-        cache_bytes: most memory of the idle sessions' key-value caches, per model; the least recently used goes first.
+        cache_slots: idle sessions kept per engine, so that a request which shares a prefix starts faster. These three are for
+            engines; a backend has its own.
+        cache_bytes: most memory of the idle sessions' key-value caches, per engine; the least recently used goes first.
         batch_size: most requests that share a forward, in ``batch``, ``abatch`` and among concurrent calls.
 
     Examples:
@@ -64,8 +48,8 @@ class NudgingGenerator:
 
     def __init__(
         self,
-        base: TransformersEngine,
-        nudging: TransformersEngine,
+        base: ModelBackend | Engine,
+        nudging: ModelBackend | Engine,
         config: NudgingConfig | None = None,
         base_template: BaseTemplate | str | None = None,
         cache_slots: int = 8,
@@ -79,18 +63,14 @@ class NudgingGenerator:
         ):
             if value < least:
                 raise ConfigError(f"{name}={value}: give {least} or more.")
-        self.base, self.nudging = base, nudging
+        local = {"cache_slots": cache_slots, "cache_bytes": cache_bytes, "batch_size": batch_size}
+        self.base, self.nudging = as_backend(base, **local), as_backend(nudging, **local)
         self.config = config or NudgingConfig()
         self.base_template = (
             BaseTemplate(base_template) if isinstance(base_template, str) else base_template or BaseTemplate()
         )
         self.batch_size = batch_size
-        self._batchers: dict[Model, Batcher] = {
-            "base": Batcher(SessionPool(base, cache_slots, cache_bytes), batch_size),
-            "nudging": Batcher(SessionPool(nudging, cache_slots, cache_bytes), batch_size),
-        }
-        self._desk = Scheduler(tuple(self._batchers.values()))
-        self._cache_watch = _CacheWatch()
+        self._maker = RequestMaker({"base": self.base, "nudging": self.nudging}, self.base_template)
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
@@ -136,8 +116,8 @@ class NudgingGenerator:
             TokenizerMismatchError: a tokenizer does not fit its model.
         """
         shared: dict[str, Any] = {"device": device, "dtype": dtype}
-        base = TransformersEngine.load(base_model, **{**shared, **(base_model_kwargs or {})})
-        nudging = TransformersEngine.load(nudging_model, **{**shared, **(nudging_model_kwargs or {})})
+        base = load_engine(base_model, **{**shared, **(base_model_kwargs or {})})
+        nudging = load_engine(nudging_model, **{**shared, **(nudging_model_kwargs or {})})
         return cls(base, nudging, config, base_template, cache_slots, cache_bytes, batch_size)
 
     @classmethod
@@ -156,8 +136,8 @@ class NudgingGenerator:
         pair = fetch()
         shared: dict[str, Any] = {"device": device, "dtype": dtype, "local_files_only": True}
         try:
-            base = TransformersEngine.load(pair.base, name=BASE_NAME, **shared)
-            nudging = TransformersEngine.load(pair.nudging, name=NUDGING_NAME, **shared)
+            base = load_engine(pair.base, name=BASE_NAME, **shared)
+            nudging = load_engine(pair.nudging, name=NUDGING_NAME, **shared)
         except ModelLoadError as error:
             raise StarterError(
                 f"{error}\nIf the files are damaged, delete {pair.base.parent} and try again."
@@ -189,7 +169,7 @@ class NudgingGenerator:
 
     def stream(self, messages: Messages, **options: Any) -> Stream:
         """An answer, piece by piece. Arguments and errors as for ``generate``; they are checked at once."""
-        return Stream(self._run(messages, options))
+        return Stream(self._maker.request(messages, *self._asked(options)))
 
     async def agenerate(self, messages: Messages, **options: Any) -> Result:
         """As ``generate``, without blocking the event loop."""
@@ -197,7 +177,7 @@ class NudgingGenerator:
 
     def astream(self, messages: Messages, **options: Any) -> AsyncStream:
         """As ``stream``, for ``async for``."""
-        return AsyncStream(self._run(messages, options), self._worker())
+        return AsyncStream(self._maker.request(messages, *self._asked(options)), self._threads())
 
     def batch(self, requests: Sequence[Messages], **options: Any) -> list[Result]:
         """Several answers, in the order of the requests: written side by side, ``batch_size`` at a time, in shared forwards.
@@ -205,14 +185,14 @@ class NudgingGenerator:
         All requests are checked before the first computes. If one fails, the others stop.
         """
         asked = self._asked(options)
-        runs = [self._run_asked(messages, *asked) for messages in _several(requests)]
-        run_batch(runs, self.batch_size)
-        return [run.result for run in runs]
+        made = [self._maker.request(messages, *asked) for messages in _several(requests)]
+        run_batch(made, self.batch_size)
+        return [request.result for request in made]
 
     async def abatch(self, requests: Sequence[Messages], **options: Any) -> list[Result]:
         """As ``batch``, without blocking the event loop."""
-        asked, worker = self._asked(options), self._worker()
-        streams = [AsyncStream(self._run_asked(messages, *asked), worker) for messages in _several(requests)]
+        asked, threads = self._asked(options), self._threads()
+        streams = [AsyncStream(self._maker.request(messages, *asked), threads) for messages in _several(requests)]
         gate = asyncio.Semaphore(self.batch_size)
         tasks = [asyncio.ensure_future(_acollect(stream, gate)) for stream in streams]
         try:
@@ -231,17 +211,7 @@ class NudgingGenerator:
 
     def stream_raw(self, base_prompt: str, nudging_prompt: str, **options: Any) -> Stream:
         """As ``generate_raw``, piece by piece."""
-        if not base_prompt or not nudging_prompt:
-            raise MessageError("Both prompts must be non-empty text.")
-        check_text(base_prompt + nudging_prompt)
-        voices: dict[Model, IncrementalPromptEncoder] = {
-            "base": _raw_voice(self.base, base_prompt, keep_text=True),
-            "nudging": _raw_voice(self.nudging, nudging_prompt, keep_text=False),
-        }
-        form, config = self._asked(options)
-        if form.tools:
-            raise ConfigError("tools: a raw prompt says itself what may be called. Use generate(messages, tools=…).")
-        return Stream(self._run_voices(voices, config, (), form))
+        return Stream(self._maker.raw_request(base_prompt, nudging_prompt, *self._asked(options)))
 
     def generate_alone(self, model: Model, messages: Messages, **options: Any) -> Result:
         """An answer by one of the two models alone, for comparison."""
@@ -249,11 +219,7 @@ class NudgingGenerator:
 
     def stream_alone(self, model: Model, messages: Messages, **options: Any) -> Stream:
         """As ``generate_alone``, piece by piece."""
-        if model not in self._batchers:
-            raise ConfigError(f"model={model!r}: one of 'base', 'nudging'.")
-        form, config = self._asked(options)
-        voice = self._voices(messages, form)[model]
-        return Stream(self._run_voices({model: voice}, config, self.base_template.markers, form))
+        return Stream(self._maker.alone_request(model, messages, *self._asked(options)))
 
     def count_tokens(self, messages: Messages, tools: Sequence[Any] = ()) -> int:
         """Length of the prompt for these messages, or for a part of a conversation: of that model which needs more tokens for it.
@@ -266,92 +232,27 @@ class NudgingGenerator:
         Raises:
             MessageError, TemplateError, ToolError: as for ``generate``.
         """
-        conversation, offered = read_messages(messages, part=True), read_tools(tools)
-        transcript = self.base_template.render(conversation, offered)
-        base = len(self.base.codec.bos_ids) + len(self.base.codec.encode(transcript))
-        try:
-            nudging = len(render_chat(self.nudging.tokenizer, self.nudging.codec, conversation, offered))
-        except TemplateError:
-            nudging = len(self.nudging.codec.encode(transcript))
-        return max(base, nudging)
+        return self._maker.count_tokens(messages, tools)
 
     def clear_cache(self) -> None:
-        """Forget every idle session and free its memory."""
-        for batcher in self._batchers.values():
-            batcher.pool.clear()
-
-    # -- from a request to a run --------------------------------------------------------------------------------------
-
-    def _run(self, messages: Messages, options: Mapping[str, Any]) -> Request:
-        return self._run_asked(messages, *self._asked(options))
-
-    def _run_asked(self, messages: Messages, form: ResponseFormat, config: NudgingConfig) -> Request:
-        return self._run_voices(self._voices(messages, form), config, self.base_template.markers, form)
+        """Forget what is kept for later requests, and free its memory."""
+        for backend in (self.base, self.nudging):
+            backend.clear()
 
     def _asked(self, options: Mapping[str, Any]) -> tuple[ResponseFormat, NudgingConfig]:
         """The form of the answer, and the rules."""
-        form, rest = read_response_format(options)
+        response_format, rest = read_response_format(options)
         config = self.config.updated(rest)
-        form.check(config)
-        return form, config
+        response_format.check(config)
+        return response_format, config
 
-    def _voices(self, messages: Messages, form: ResponseFormat = FREE_TEXT) -> dict[Model, IncrementalPromptEncoder]:
-        conversation = read_messages(messages)
-        transcript = self.base_template.render(conversation, form.tools)
-        chat = render_chat(self.nudging.tokenizer, self.nudging.codec, conversation, form.tools, form.choice)
-        base, nudging = self.base, self.nudging
-        return {
-            "base": IncrementalPromptEncoder(base.codec, base.codec.bos_ids, transcript, base.context_length),
-            "nudging": IncrementalPromptEncoder(nudging.codec, chat, "", nudging.context_length),
-        }
-
-    def _run_voices(
-        self,
-        voices: dict[Model, IncrementalPromptEncoder],
-        config: NudgingConfig,
-        markers: Sequence[str],
-        form: ResponseFormat = FREE_TEXT,
-    ) -> Request:
-        if config.seed is None and (config.temperature or config.nudging_temperature):
-            config = config.updated({"seed": random.SystemRandom().randrange(2**31)})
-        needs: frozenset[str] = getattr(resolve_gate(config.gate), "needs", frozenset())
-        wants: dict[Model, PredictionParams] = {
-            "base": PredictionParams(_sampling(config, config.temperature), needs),
-            "nudging": PredictionParams(_sampling(config, config.nudging_temperature)),
-        }
-        parts = {model: Part(self._batchers[model], wants[model], voice.encode("")) for model, voice in voices.items()}
-        for model, part in parts.items():
-            _check_tokens(part)
-            _check_context(part, config.max_tokens, config.lookahead if model == "nudging" else 0)
-        constraint: AnswerConstraint = UNCONSTRAINED
-        if form.grammar is not None:
-            engines = {"base": self.base, "nudging": self.nudging}
-            joined = [model for model, voice in voices.items() if voice.joins]
-            constraint = Constraint(form.grammar, {model: engines[model].codec for model in voices}, joined)
-            _check_closing(constraint, next(iter(voices.values())), config.max_tokens)
-            parts = {model: part.held_to(form.grammar) for model, part in parts.items()}
-
-        earlier = self._cache_watch.last
-
-        def start(clock: Callable[[], float]) -> Decode:
-            costs = {model: part.batcher.costs for model, part in parts.items()}
-            if len(voices) == 2:
-                return decode(voices["base"], voices["nudging"], config, markers, clock, costs, constraint)
-            [(model, voice)] = voices.items()
-            return decode_alone(model, voice, config, markers, clock, costs, constraint)
-
-        def done(counts: Mapping[Model, Counts]) -> tuple[Warning, ...]:
-            [first, *_] = parts
-            return self._cache_watch.note(parts[first].prompt, counts[first].reused, earlier)
-
-        return Request(parts, self._desk, start, config, done, constraint, form.read, form.tool_call_parser)
-
-    def _worker(self) -> ThreadPoolExecutor:
+    def _threads(self) -> ThreadPoolExecutor:
         """One thread for each device: models on one would only wait for each other, and so would torch's threads."""
         with self._lock:
             if self._executor is None:
-                devices = {str(getattr(engine, "device", "")) for engine in (self.base, self.nudging)}
-                self._executor = ThreadPoolExecutor(len(devices), thread_name_prefix="nudging-forward")
+                workers = [backend.worker for backend in (self.base, self.nudging)]
+                devices = {worker.device for worker in workers if worker is not None}
+                self._executor = ThreadPoolExecutor(max(1, len(devices)), thread_name_prefix="nudging-forward")
             return self._executor
 
 
@@ -372,97 +273,3 @@ async def _acollect(stream: AsyncStream, gate: asyncio.Semaphore | None = None) 
         async for _ in stream:
             pass
     return stream.result
-
-
-def _raw_voice(engine: TransformersEngine, prompt: str, keep_text: bool) -> IncrementalPromptEncoder:
-    """A voice for a prompt given as text. ``keep_text``: what follows its last control token is tokenised with the answer."""
-    codec = engine.codec
-    cut = max((stop for _, stop in codec.control_spans(prompt)), default=0) if keep_text else len(prompt)
-    tail = prompt[cut:]
-    if tail.endswith(" ") and tail.strip():
-        tail = tail[:-1]  # the join puts it back; a base model is not evaluated after a trailing space
-    ids = codec.encode_control(prompt[:cut])
-    if ids[: len(codec.bos_ids)] != codec.bos_ids:
-        ids = codec.bos_ids + ids
-    return IncrementalPromptEncoder(codec, ids, tail, engine.context_length)
-
-
-def _sampling(config: NudgingConfig, temperature: float) -> Sampling | None:
-    if not temperature:
-        return None
-    assert config.seed is not None
-    return Sampling(temperature, config.top_p, config.top_k, config.seed)
-
-
-def _check_tokens(part: Part) -> None:
-    engine = part.batcher.engine
-    rows = getattr(engine, "rows", None)
-    if rows is not None and part.prompt and (highest := max(part.prompt)) >= rows:
-        raise TokenizerMismatchError(
-            f"The prompt holds token {highest} and {engine.name} has embeddings for {rows:,}: its tokenizer was extended "
-            "and the model was not. Call model.resize_token_embeddings, or use the model's own tokenizer."
-        )
-
-
-def _check_closing(constraint: Constraint, voice: IncrementalPromptEncoder, max_tokens: int) -> None:
-    """That an answer which keeps to the grammar can be written within ``max_tokens``."""
-    if constraint.grammar.trigger is not None:
-        return
-    found: list[int] = []
-
-    def fits(way: str) -> bool:
-        found.append(len(voice.encode(way)) - len(voice.encode("")))
-        return found[-1] <= max_tokens
-
-    if constraint.closing("", fits) is None:
-        what = constraint.grammar.what
-        if not found:
-            raise GrammarError(
-                f"{what}: no text that fits was found. Look for parts that demand themselves without end."
-            )
-        raise GrammarError(
-            f"{what}: the shortest text found that fits has {min(found):,} tokens and max_tokens is {max_tokens:,}: raise it to "
-            "several times that."
-        )
-
-
-def _check_context(part: Part, max_tokens: int, lookahead: int) -> None:
-    engine, prompt = part.batcher.engine, len(part.prompt)
-    needed = prompt + max_tokens + lookahead
-    if engine.context_length is not None and needed > engine.context_length:
-        detail = f"prompt {prompt:,} + max_tokens {max_tokens:,}" + (f" + lookahead {lookahead}" if lookahead else "")
-        raise ContextOverflowError(engine.name, engine.context_length, needed, detail)
-
-
-class _CacheWatch:
-    """Notices that requests share a prefix and yet never find it in the cache."""
-
-    _SHARED = 64  # tokens
-    _ROW = 3  # requests
-
-    def __init__(self) -> None:
-        self.last: tuple[int, ...] = ()  # how the prompt of the last finished request begins
-        self._missed = 0
-        self._lock = threading.Lock()
-
-    def note(self, prompt: Sequence[int], reused: int, earlier: tuple[int, ...]) -> tuple[Warning, ...]:
-        """Record a finished request; ``earlier`` is what ``last`` was when it was made."""
-        head = tuple(prompt[: self._SHARED])
-        if not self._lock.acquire(blocking=False):  # never waits, as SessionPool.release
-            return ()
-        try:
-            related = len(head) == self._SHARED and head == earlier
-            self.last = head
-            self._missed = self._missed + 1 if related and reused < self._SHARED else 0
-            missed = self._missed
-        finally:
-            self._lock.release()
-        if missed < self._ROW:
-            return ()
-        return (
-            Warning(
-                code="cache_never_hit",
-                message=f"{missed + 1} requests in a row began with the same {self._SHARED} tokens and none found them in the "
-                "cache. Raise cache_slots (0 switches the cache off).",
-            ),
-        )

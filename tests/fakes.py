@@ -164,9 +164,12 @@ class FakeEngine:
 
     revision = None
     context_length: int | None = None
+    vocabulary_size: int | None = None
+    device = "fake"
 
     def __init__(self, model: FakeModel, can_crop: bool = True) -> None:
         self.model, self.can_crop, self.name = model, can_crop, f"fake-{model.kind}-{model.seed}"
+        self.tokenizer = model.codec
         self.can_pack = can_crop
         self.forwards = self.most_rows = 0
         self.lock = threading.Lock()

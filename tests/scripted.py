@@ -61,7 +61,7 @@ def scripted_pair(
     def engine(kind: str, opener: str, prob: float) -> Any:
         model = ScriptedModel(kind, script, prob, opener)
         made: Any = FakeEngine(model)  # type: ignore[arg-type]
-        made.name, made.tokenizer, made.codec = kind, model.tokenizer, model.codec
+        made.name, made.tokenizer = kind, model.codec
         return made
 
     template = BaseTemplate()

@@ -39,7 +39,7 @@ _LOCKS: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
 
 
 class TransformersEngine:
-    """A loaded model, its tokenizer and its text codec.
+    """A loaded model and its tokenizer.
 
     Args:
         model: a causal language model (``…ForCausalLM``), already on its device(s).
@@ -57,14 +57,14 @@ class TransformersEngine:
         config = getattr(model, "config", None)
         if config is None or not hasattr(model, "get_input_embeddings") or getattr(config, "is_encoder_decoder", False):
             raise ModelError(f"{self.name} ({type(model).__name__}) is not a decoder-only causal language model.")
-        self.model, self.tokenizer = model.eval(), tokenizer
+        self.model, self.transformers_tokenizer = model.eval(), tokenizer
         self.revision: str | None = getattr(config, "_commit_hash", None)
         text_config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
         self.context_length: int | None = getattr(text_config, "max_position_embeddings", None)
         self._embeddings = model.get_input_embeddings().weight
-        self.codec = TokenizerAdapter(tokenizer, self.name, _end_tokens(model), owned)
+        self.tokenizer = TokenizerAdapter(tokenizer, self.name, _end_tokens(model), owned)
         #: How many token ids the model knows; None if a quantiser has packed its embeddings.
-        self.rows: int | None = self._embeddings.shape[0] if self._embeddings.ndim == 2 else None
+        self.vocabulary_size: int | None = self._embeddings.shape[0] if self._embeddings.ndim == 2 else None
         self._check_vocabulary()
         parameters = inspect.signature(model.forward).parameters
         self._keeps_logits = "logits_to_keep" in parameters
@@ -224,10 +224,10 @@ class TransformersEngine:
         return cache_bytes(cache)
 
     def _check_vocabulary(self) -> None:
-        rows = self.rows
+        rows = self.vocabulary_size
         if rows is None:
             return
-        codec = self.codec
+        codec = self.tokenizer
         beyond = [token for token in range(rows, codec.size) if token not in codec.control_tokens]
         if beyond or codec.size < 0.8 * rows:
             raise TokenizerMismatchError(
@@ -241,7 +241,7 @@ def _statistics(logits: torch.Tensor, rows: Sequence[Row]) -> list[list[Predicti
 
     One small transfer: everything is reduced on the logits' device to [n, 6] numbers (float64 holds ids exactly).
     """
-    needs = frozenset().union(*(row.want.needs for row in rows))
+    needs = frozenset().union(*(row.params.needs for row in rows))
     top_logit, top = logits.max(dim=-1)  # [n]
     log_total = torch.logsumexp(logits, dim=-1)  # [n]
     missing = torch.full_like(top_logit, float("nan"))
@@ -260,7 +260,7 @@ def _statistics(logits: torch.Tensor, rows: Sequence[Row]) -> list[list[Predicti
             allowed[start:stop] = may.gather(1, top[start:stop, None])[:, 0].to(allowed.dtype)
             logits[start:stop].masked_fill_(~may, float("-inf"))
             chosen[start:stop] = logits[start:stop].argmax(dim=-1)
-        if (how := row.want.sampling) is not None:
+        if (how := row.params.sampling) is not None:
             first = row.past + len(row.tokens) - row.last + 1  # index in the text of the first token to choose
             chosen[start:stop] = torch.stack([sample(logits[at], how, first + at - start) for at in range(start, stop)])
     columns = [top, (top_logit - log_total).exp(), chosen, entropy, margin, allowed]
@@ -271,8 +271,8 @@ def _statistics(logits: torch.Tensor, rows: Sequence[Row]) -> list[list[Predicti
                 int(top_id),
                 prob,
                 int(token),
-                entropy_ if "entropy" in row.want.needs else None,
-                margin_ if "margin" in row.want.needs else None,
+                entropy_ if "entropy" in row.params.needs else None,
+                margin_ if "margin" in row.params.needs else None,
                 bool(may_),
             )
             for top_id, prob, token, entropy_, margin_, may_ in numbers[start:stop]

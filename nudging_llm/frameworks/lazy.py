@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from ..engines.load import ModelSource, load_engine
 from ..errors import ConfigError, StarterError
 from ..text.prompts import BaseTemplate
 
 if TYPE_CHECKING:
-    from ..engines.transformers import TransformersEngine
-    from ..generator import ModelSource, NudgingGenerator
+    from ..engines.base import Engine
+    from ..generator import NudgingGenerator
 
 #: In place of a model: the starter pair's model for that part.
 STARTER = "starter"
@@ -43,10 +44,10 @@ class LazyEngine:
         self.key = key
         self._source, self._starter, self._options = source, starter, dict(options)
         self._lock = threading.Lock()
-        self._engine: TransformersEngine | None = None
+        self._engine: Engine | None = None
         self.name = _name(source, starter)
 
-    def get(self) -> TransformersEngine:
+    def get(self) -> Engine:
         """The model. Loads it in the first call; others wait.
 
         Raises:
@@ -54,16 +55,14 @@ class LazyEngine:
         """
         with self._lock:
             if self._engine is None:
-                from ..engines.transformers import TransformersEngine
-
                 if self._source == STARTER:
                     from .. import starter
 
                     folder = getattr(starter.fetch(), self._starter)
                     options = {**self._options, "local_files_only": True}
-                    self._engine = TransformersEngine.load(folder, name=self.name, **options)
+                    self._engine = load_engine(folder, name=self.name, **options)
                 else:
-                    self._engine = TransformersEngine.load(self._source, **self._options)
+                    self._engine = load_engine(self._source, **self._options)
             return self._engine
 
     @property

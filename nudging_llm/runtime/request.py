@@ -1,85 +1,50 @@
-"""Drivers: run a decode to its pieces and its record: synchronously, on an event loop, or many together.
+"""One request in progress: its decode, one source of predictions per model, its clock, and its record.
 
-``Run`` holds what one request needs: the decode (``decoder.py``) and one session per model. ``Stream``,
-``AsyncStream`` and ``run_batch`` differ in how they wait for an answer; who computes it is ``batching.py``'s business.
-Streams are pulled: nothing computes unless the consumer asks for the next piece, so leaving a loop, ``close()`` or
-cancelling a task stops compute within one forward.
+Knows how a request begins, goes on and ends, in whatever thread; leaves the rules to ``decoding/``, compute to the backends
+and the scheduler, and waiting to ``streams.py``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any
 
 from ..config import NudgingConfig
 from ..decoding.constraint import UNCONSTRAINED, AnswerConstraint
 from ..decoding.decode import Decode, Outcome
+from ..engines.base import Counts, ModelBackend, PredictionSource, QueryInterrupted
 from ..errors import OutOfMemoryError
 from ..protocol import Model, Prediction, PredictionParams, Query
 from ..provenance import FinishReason, ModelUse, Piece, Provenance, Warning
+from ..result import Result
 from ..structured.grammar import Grammar
-from ..tools.definitions import partial_object
-from ..tools.parser import InvalidToolCall, ToolCall
+from ..structured.response_format import FREE_TEXT, ResponseFormat
 from ..tools.streaming import ToolCallParser
-from .scheduler import Batcher, Interrupted, Job, Scheduler
-from .session import Counts, Session
-
-#: Nudge ratio above which nudged answers are usually no better than the nudging model's alone.
-TOO_MUCH = 0.4
+from .record import model_use, warnings_of
+from .scheduler import Scheduler
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One model's part in a request: who computes, how its predictions are made, its prompt's tokens."""
-
-    batcher: Batcher
-    want: PredictionParams
-    prompt: list[int]
-
-    def held_to(self, grammar: Grammar) -> Part:
-        """The same, for an answer that a grammar rules: its choices are of no use to others."""
-        key = f"{len(self.prompt)} {grammar.trigger} {grammar.text}"
-        return replace(self, want=replace(self.want, grammar=key))
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A finished answer.
+class ModelPart:
+    """One model's part in a request.
 
     Attributes:
-        text: the answer, every character of it.
-        provenance: who wrote what, and why.
-        content: the text without tool calls.
-        calls: the tool calls in it.
-        invalid_calls: what was meant as a call and is none, as it stands in the text, with the reason.
-        call_spans: where calls, valid or not, stand in the text, with their tags: start and end, in characters.
-        parsed: the value of a JSON answer: of the type given as ``json_schema``, or plain; of a cancelled one, as far as it came.
-        parsing_error: why ``parsed`` could not be made: a validator that the schema says nothing of.
+        backend: who predicts.
+        params: how its predictions are made.
+        prompt: its prompt's tokens.
     """
 
-    text: str
-    provenance: Provenance
-    content: str = ""
-    calls: tuple[ToolCall, ...] = ()
-    invalid_calls: tuple[InvalidToolCall, ...] = ()
-    call_spans: tuple[tuple[int, int], ...] = ()
-    parsed: Any = None
-    parsing_error: Exception | None = None
+    backend: ModelBackend
+    params: PredictionParams
+    prompt: list[int]
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """In a notebook or IPython, as text: as its record."""
-        self.provenance._repr_pretty_(printer, cycle)
-
-    def _repr_html_(self) -> str:
-        """In a notebook: as its record."""
-        return self.provenance._repr_html_()
+    def held_to(self, grammar: Grammar) -> ModelPart:
+        """The same, for an answer that a grammar rules: its choices are of no use to others."""
+        key = f"{len(self.prompt)} {grammar.trigger} {grammar.text}"
+        return replace(self, params=replace(self.params, grammar=key))
 
 
 class Request:
@@ -87,36 +52,34 @@ class Request:
 
     Args:
         parts: the models that take part.
-        desk: decides which model computes next.
+        scheduler: lets local models work.
         start: makes the decode, given a clock that tells the seconds worked on this request.
         config: recorded with the answer.
-        done: called once with each model's counts, when the request is over.
+        done: called once with each model's counts, when the request is over; returns warnings for the record.
         constraint: what the answer is held to; for the record.
-        reading: turns the finished text into the result.
-        tool_call_parser: makes what takes the answer apart while it is written.
+        response_format: turns the finished text into the result, and takes it apart while it is written.
     """
 
     def __init__(
         self,
-        parts: Mapping[Model, Part],
-        desk: Scheduler,
+        parts: Mapping[Model, ModelPart],
+        scheduler: Scheduler,
         start: Callable[[Callable[[], float]], Decode],
         config: NudgingConfig,
-        done: Callable[[Mapping[Model, Counts]], tuple[Warning, ...]],
+        done: Callable[[Mapping[Model, Counts]], tuple[Warning, ...]] = lambda counts: (),
         constraint: AnswerConstraint = UNCONSTRAINED,
-        reading: Callable[[Provenance], Result] | None = None,
-        tool_call_parser: Callable[[], ToolCallParser] = lambda: ToolCallParser(False),
+        response_format: ResponseFormat = FREE_TEXT,
     ) -> None:
-        self._parts, self.desk, self._config, self._done = parts, desk, config, done
-        self._constraint, self._reading, self.tool_call_parser = constraint, reading, tool_call_parser
+        self._parts, self.scheduler, self._config, self._done = parts, scheduler, config, done
+        self._constraint, self._response_format = constraint, response_format
         self._decode = start(self._worked_s)
-        self._sessions: dict[Model, Session] = {}
+        self._sources: dict[Model, PredictionSource] = {}
         self._worked = 0.0  # seconds
         self._since: float | None = None
         self._guard = threading.Lock()  # of the next two
-        self._busy = False  # somebody is inside ``with run``
+        self._busy = False  # somebody is inside ``with request``
         self._asked_to_end: FinishReason | None = None
-        self._forward_left_behind = False  # its task was cancelled; it still runs in its session
+        self._forward_left_behind = False  # its task was cancelled; it still runs
         self._outcome: Outcome | None = None
         self._finish: FinishReason | None = None
         self._warnings: tuple[Warning, ...] = ()
@@ -149,8 +112,8 @@ class Request:
         """The decode's next question or piece, given the answer to its last question; None at the end."""
         if self.over or self._asked_to_end is not None:
             return None
-        if not self._sessions:
-            self._sessions = {model: part.batcher.pool.acquire() for model, part in self._parts.items()}
+        if not self._sources:
+            self._sources = {model: part.backend.open(part.prompt, part.params) for model, part in self._parts.items()}
         try:
             event = self._decode.send(reply) if reply is not None else next(self._decode)
         except StopIteration as stop:
@@ -166,29 +129,46 @@ class Request:
         """What takes seconds and must be done before the first ``advance``, if anything."""
         return None if self._constraint.loaded else self._constraint.load
 
-    def remembered(self, ask: Query) -> Prediction | None:
-        """The answer, if it takes no compute."""
-        return self._sessions[ask.model].remembered(ask.tokens, self._parts[ask.model].want)
+    def known(self, query: Query) -> Prediction | None:
+        """The answer, if it takes no compute and no waiting."""
+        return self._sources[query.model].known(query)
 
-    def compute(self, ask: Query) -> Prediction:
+    def compute(self, query: Query) -> Prediction:
         """The answer, computed in this thread or by whoever computes already."""
-        part = self._parts[ask.model]
-        return self.desk.answer(part.batcher, self._sessions[ask.model], ask, part.want)
+        while True:
+            future = self.submit(query)
+            try:
+                self.scheduler.finish([future], gather=True)
+                return future.result()
+            except QueryInterrupted:
+                continue
+            finally:
+                self.withdraw(query, future)
 
-    def submit(self, ask: Query) -> Job:
-        """Put the question down; somebody must let the desk ``work`` until it is done."""
-        part = self._parts[ask.model]
-        return part.batcher.submit(self._sessions[ask.model], ask, part.want)
+    def submit(self, query: Query) -> Future[Prediction]:
+        """The answer, later. Where ``needs_worker``, somebody must let the scheduler work until it is done."""
+        future = self._sources[query.model].submit(query)
+        if not self.needs_worker(query):
+            future.add_done_callback(self.scheduler.wake)
+        return future
+
+    def needs_worker(self, query: Query) -> bool:
+        """Whether the answer is computed in the threads of those who wait for it."""
+        return self._parts[query.model].backend.worker is not None
+
+    def withdraw(self, query: Query, future: Future[Prediction]) -> None:
+        """Nobody waits for this answer any more. Returns when nobody computes it."""
+        self._sources[query.model].withdraw(future)
 
     def failed(self, error: BaseException) -> FinishReason:
-        """Why the request ends with ``error``. Out of memory, idle sessions go: they hold some too."""
+        """Why the request ends with ``error``. Out of memory, what is kept for later requests goes: it holds some too."""
         if isinstance(error, OutOfMemoryError):
             for part in self._parts.values():
-                part.batcher.pool.clear()
+                part.backend.clear()
         return "error" if isinstance(error, Exception) else "cancelled"
 
-    def leave(self, reason: FinishReason, forward: Job) -> None:
-        """End once ``forward``, which nobody waits for any more, has left its session. Nothing more is computed."""
+    def leave(self, reason: FinishReason, forward: Future[Prediction]) -> None:
+        """End once ``forward``, which nobody waits for any more, is done. Nothing more is computed."""
         self._asked_to_end = self._asked_to_end or reason
         self._forward_left_behind = True
 
@@ -199,9 +179,9 @@ class Request:
         forward.add_done_callback(left)
 
     def end(self, reason: FinishReason) -> None:
-        """The request is over: give the sessions back. Only the first call counts.
+        """The request is over: close its sources. Only the first call counts.
 
-        While somebody is inside ``with run``, in whatever thread, the end waits until that one leaves.
+        While somebody is inside ``with request``, in whatever thread, the end waits until that one leaves.
         """
         with self._guard:
             if self.over:
@@ -211,10 +191,10 @@ class Request:
                 return
             self._finish = self._asked_to_end or reason
         self._decode.close()
-        for model, session in self._sessions.items():
-            self._counts[model] = session.counts
-            self._parts[model].batcher.pool.release(session)
-        self._sessions = {}
+        for model, source in self._sources.items():
+            self._counts[model] = source.counts
+            source.close()
+        self._sources = {}
         self._warnings = self._done(self._counts) if self._counts else ()
 
     def provenance(self) -> Provenance:
@@ -235,7 +215,11 @@ class Request:
             grammar_s=self._constraint.seconds,
             config=self._config.model_dump(mode="json"),
         )
-        return record.model_copy(update={"warnings": (*_warnings(record, outcome), *self._warnings)})
+        return record.model_copy(update={"warnings": (*warnings_of(record, outcome), *self._warnings)})
+
+    def tool_call_parser(self) -> ToolCallParser:
+        """Takes the answer apart, as it comes, into what is said and what is called."""
+        return self._response_format.tool_call_parser()
 
     @property
     def result(self) -> Result:
@@ -243,7 +227,7 @@ class Request:
         if self._result is not None:
             return self._result
         record = self.provenance()
-        result = self._reading(record) if self._reading else Result(record.text, record, record.text)
+        result = self._response_format.read(record)
         if self.over:
             self._result = result  # so that calls keep their ids
         return result
@@ -251,240 +235,10 @@ class Request:
     def _model_use(self, model: Model) -> ModelUse:
         if model not in self._parts:
             return ModelUse(name="")
-        part = self._parts[model]
-        counts = self._counts.get(model) or (self._sessions[model].counts if self._sessions else Counts())
-        return ModelUse(
-            name=part.batcher.engine.name,
-            revision=part.batcher.engine.revision,
-            tokens=sum(piece.n_tokens for piece in self.pieces if piece.source == model),
-            forwards=counts.forwards,
-            forward_tokens=counts.forward_tokens,
-            drafted=counts.drafted,
-            accepted=counts.accepted,
-            prompt_tokens=len(part.prompt),
-            prompt_tokens_reused=min(counts.reused, len(part.prompt)),
-            seconds=counts.seconds,
-        )
+        part, source = self._parts[model], self._sources.get(model)
+        counts = self._counts.get(model) or (source.counts if source else Counts())
+        tokens = sum(piece.n_tokens for piece in self.pieces if piece.source == model)
+        return model_use(part.backend, counts, tokens, part.prompt)
 
     def _worked_s(self) -> float:
         return self._worked + (time.perf_counter() - self._since if self._since is not None else 0.0)
-
-
-class _Streaming:
-    """What both kinds of stream share."""
-
-    def __init__(self, run: Request) -> None:
-        self._run = run
-
-    @property
-    def pieces(self) -> tuple[Piece, ...]:
-        """The pieces so far."""
-        return tuple(self._run.pieces)
-
-    @property
-    def text(self) -> str:
-        """The text so far."""
-        return "".join(piece.text for piece in self._run.pieces)
-
-    def tool_call_parser(self) -> ToolCallParser:
-        """Takes the answer apart, as it comes, into what is said and what is called: feed it each piece, then end it."""
-        return self._run.tool_call_parser()
-
-    @property
-    def partial(self) -> Any:
-        """The value of a JSON answer as far as it has come; None before it begins."""
-        return partial_object(self.text)
-
-    @property
-    def provenance(self) -> Provenance:
-        """The record so far; complete once the stream has ended."""
-        return self._run.provenance()
-
-    @property
-    def result(self) -> Result:
-        """Text and record."""
-        return self._run.result
-
-    def __del__(self) -> None:
-        run: Request | None = getattr(self, "_run", None)
-        if run is not None:
-            self._end("cancelled")
-
-    def _end(self, reason: FinishReason) -> None:
-        self._run.end(reason)
-
-
-class Stream(_Streaming, Iterator[Piece]):
-    """An answer as it is written: iterate for ``Piece``s, then read ``provenance``. A context manager that closes."""
-
-    def __next__(self) -> Piece:
-        with self._run:
-            try:
-                event = self._run.advance()
-                while isinstance(event, Query):
-                    event = self._run.advance(self._run.remembered(event) or self._run.compute(event))
-            except BaseException as error:
-                self._end(self._run.failed(error))
-                raise
-        if event is None:
-            raise StopIteration
-        return event
-
-    def close(self) -> None:
-        """Stop. What was written stays in ``pieces``."""
-        self._run.end("cancelled")
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class AsyncStream(_Streaming, AsyncIterator[Piece]):
-    """As ``Stream``, with ``async for``. Forwards run in a worker thread; the event loop stays free."""
-
-    def __init__(self, run: Request, executor: ThreadPoolExecutor) -> None:
-        super().__init__(run)
-        self._executor = executor
-        self._forward: Job | None = None
-
-    async def __anext__(self) -> Piece:
-        with self._run:
-            try:
-                if (prepare := self._run.preparation) is not None:
-                    await asyncio.wrap_future(self._executor.submit(prepare))
-                event = self._run.advance()
-                while isinstance(event, Query):
-                    event = self._run.advance(self._run.remembered(event) or await self._compute(event))
-            except BaseException as error:
-                self._end(self._run.failed(error))
-                raise
-        if event is None:
-            raise StopAsyncIteration
-        return event
-
-    async def _compute(self, ask: Query) -> Prediction:
-        while True:
-            job = self._forward = self._run.submit(ask)
-            job.add_done_callback(self._forward_done)
-            self._executor.submit(self._run.desk.finish, [job], gather=True)
-            try:
-                return await asyncio.wrap_future(job)
-            except Interrupted:
-                continue
-
-    def _forward_done(self, _: Future[Prediction]) -> None:
-        self._forward = None  # it holds the session, and the session its cache
-
-    def _end(self, reason: FinishReason) -> None:
-        """End the run once the forward under way, if any, has left its session."""
-        forward = self._forward
-        if forward is None or forward.done():
-            self._run.end(reason)
-        elif not self._run.over:
-            self._run.leave(reason, forward)
-
-    async def aclose(self) -> None:
-        """Stop. What was written stays in ``pieces``."""
-        self._end("cancelled")
-
-    async def __aenter__(self) -> AsyncStream:
-        return self
-
-    async def __aexit__(self, *_: Any) -> None:
-        await self.aclose()
-
-
-def run_batch(runs: Sequence[Request], at_once: int) -> None:
-    """Run requests to their ends side by side, ``at_once`` at a time, so that they share forwards."""
-    left = deque((run, _steps(run)) for run in runs)
-    asking: dict[_Steps, tuple[Request, Job]] = {}
-    try:
-        while left or asking:
-            ready = [(run, steps) for steps, (run, job) in asking.items() if job.done()]
-            ready += [left.popleft() for _ in range(min(len(left), at_once - len(asking)))]
-            for run, steps in ready:
-                asking.pop(steps, None)
-                if (job := next(steps, None)) is not None:
-                    asking[steps] = run, job
-            if asking:
-                [(run, _), *_] = asking.values()
-                run.desk.finish([job for _, job in asking.values()])
-    finally:
-        for steps in (*asking, *(steps for _, steps in left)):
-            steps.close()
-
-
-_Steps = Generator[Job, None, None]
-
-
-def _steps(run: Request) -> _Steps:
-    """A request, paused wherever it needs a forward; to be resumed when the job is done."""
-    with run:
-        try:
-            event = run.advance()
-            while event is not None:
-                reply = None
-                if isinstance(event, Query) and (reply := run.remembered(event)) is None:
-                    job = run.submit(event)
-                    try:
-                        yield job
-                        reply = job.result()
-                    except Interrupted:
-                        continue
-                    finally:
-                        run.desk.withdraw(job)
-                event = run.advance(reply)
-        except BaseException as error:
-            run.end(run.failed(error))
-            raise
-
-
-def _warnings(record: Provenance, outcome: Outcome | None) -> Iterator[Warning]:
-    """The failure signatures that one record shows, each with what to do."""
-    ratio, nudging = record.nudge_ratio, record.nudging.name
-    alone = not record.base.name or not nudging
-    if not alone and record.n_tokens >= 32 and not any(p.source == "nudging" and p.round > 1 for p in record.pieces):
-        yield Warning(
-            code="never_nudged",
-            message=f"The base model was never nudged after the opening in {record.n_tokens} tokens. If the answer "
-            "strays, raise the threshold.",
-        )
-    if not alone and record.n_tokens >= 16 and ratio > TOO_MUCH:
-        yield Warning(
-            code="nudged_too_much",
-            message=f"{ratio:.0%} of the tokens are the nudging model's. Above {TOO_MUCH:.0%} results are usually no better "
-            "than its own answer alone: lower the threshold, or use a base model that is surer of this subject.",
-        )
-    if record.finish_reason == "repetition":
-        yield Warning(
-            code="repetition",
-            message="The answer went in circles and was ended. "
-            + ("Sample (temperature=0.7)." if alone else "Raise the threshold, or sample (temperature=0.7)."),
-        )
-    if outcome and outcome.closed_early:
-        yield Warning(
-            code="closed_early",
-            message="The answer was brought to a valid end by the shortest way, as max_tokens left no room for more or it "
-            "went in circles: it may say less than the models would. Raise max_tokens, or bound arrays and strings in the "
-            "schema.",
-        )
-    if outcome and outcome.call_left_out:
-        yield Warning(
-            code="call_left_out",
-            message="A tool call was begun and left out, as max_tokens had no room for its shortest end. Raise max_tokens.",
-        )
-    if outcome and outcome.cut_at_marker:
-        yield Warning(
-            code="role_marker",
-            message="The base model began another turn of the transcript and was cut there. If answers end too early, "
-            "try another base template.",
-        )
-    if outcome and outcome.context_full:
-        yield Warning(
-            code="context_full",
-            message=f"The answer filled the {outcome.context_full} model's context and ended there.",
-        )

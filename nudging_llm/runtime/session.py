@@ -2,55 +2,21 @@
 
 A session answers "what comes after ``tokens``?" from memory (``remembered``) or after a forward: ``prepare`` goes back to
 the longest common prefix and says what to evaluate, ``absorb`` takes the predictions. A guess of what follows may be
-evaluated in the same forward; a later question for a position on its way costs nothing. Going back, which ``_rewind``
+evaluated in the same forward; a later query for a position on its way costs nothing. Going back, which ``_rewind``
 alone does, is exact. A session that is interrupted in the middle of a forward empties itself and can be used again.
 
-``SessionPool`` keeps what requests have evaluated, so that later ones, and others under way, begin with what they share.
-
-Knows tokens; leaves text to ``tokenization.py``, numbers to an engine (``backends``), and whose turn it is to ``batching.py``,
-which calls under the engine's lock whatever changes a session.
+Knows tokens; leaves text to ``text/``, numbers to an engine, what requests share to ``prefix_cache.py``, and whose turn it is to
+``batcher.py``, which calls under the engine's lock whatever changes a session.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
-from weakref import WeakSet
 
-from ..engines.base import Engine, Row
+from ..engines.base import Counts, Engine, Row
 from ..protocol import Masks, Prediction, PredictionParams, Query
-
-#: A session is taken over, not copied, if that loses at most as many of its tokens.
-_LOSS = 32
-#: Tokens to copy beyond a prompt that is asked again: the answer, likely.
-_ANSWER = 1024
-#: Fewer common tokens than this are not worth a copy.
-_WORTH_COPYING = 16
-
-
-@dataclass(slots=True)
-class Counts:
-    """What one request cost on one model.
-
-    Attributes:
-        forwards: calls of the model that it took part in.
-        forward_tokens: tokens of its own evaluated in them.
-        drafted: tokens among those that were guesses.
-        accepted: guesses whose prediction was asked for afterwards.
-        reused: prompt tokens that another request had evaluated.
-        seconds: time inside the model's forwards, statistics included; of a shared forward, its share.
-    """
-
-    forwards: int = 0
-    forward_tokens: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    reused: int = 0
-    seconds: float = 0.0
 
 
 class Session:
@@ -98,14 +64,14 @@ class Session:
         """How many of ``tokens`` must be evaluated for the prediction after them."""
         return len(tokens) - min(self.common_prefix(tokens), len(tokens) - 1)
 
-    def remembered(self, tokens: Sequence[int], want: PredictionParams) -> Prediction | None:
+    def remembered(self, tokens: Sequence[int], params: PredictionParams) -> Prediction | None:
         """The prediction after ``tokens`` if it is known already; never computes."""
         at, path = len(tokens) - 1, self._path
         if (
             at < len(path)
             and path[at] == tokens[at]
             and (known := self._known.get(at))
-            and known[0] == want
+            and known[0] == params
             and (path if at + 1 == len(path) else path[: at + 1]) == tokens
         ):
             if at in self._drafts:
@@ -120,11 +86,11 @@ class Session:
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
-    def prepare(self, tokens: list[int], guesses: Sequence[int], want: PredictionParams, masks: Masks = None) -> Row:
+    def prepare(self, tokens: list[int], guesses: Sequence[int], params: PredictionParams, masks: Masks = None) -> Row:
         """Go back to what ``tokens`` shares with the path; what a forward must evaluate."""
         keep = min(self.common_prefix(tokens), len(tokens) - 1)
         self._rewind(keep)
-        return Row(self._cache, [*tokens[keep:], *guesses], keep, 1 + len(guesses), want, masks)
+        return Row(self._cache, [*tokens[keep:], *guesses], keep, 1 + len(guesses), params, masks)
 
     def absorb(self, row: Row, guesses: int, predictions: Sequence[Prediction], seconds: float) -> None:
         """A forward has evaluated ``row``, the last ``guesses`` tokens of which were guessed."""
@@ -135,11 +101,11 @@ class Session:
         self._path.extend(row.tokens)
         self._drafts.update(range(len(self._path) - guesses, len(self._path)))
         for at, prediction in enumerate(predictions, start=len(self._path) - len(predictions)):
-            self._known[at] = (row.want, prediction)
+            self._known[at] = (row.params, prediction)
 
-    def evaluate_from_snapshot(self, ask: Query, want: PredictionParams, masks: Masks = None) -> None:
+    def evaluate_from_snapshot(self, query: Query, params: PredictionParams, masks: Masks = None) -> None:
         """For caches that cannot be cropped (recurrent states): no drafts, and a copy of the cache to go back to."""
-        tokens, path = ask.tokens, self._path
+        tokens, path = query.tokens, self._path
         if min(self.common_prefix(tokens), len(tokens) - 1) < len(path):
             saved = self._snapshot
             if saved and len(saved[0]) < len(tokens) and tokens[: len(saved[0])] == saved[0]:
@@ -148,14 +114,14 @@ class Session:
                 self._cache, self._path, self._snapshot = self._engine.new_cache(), [], None
             self._known = {at: known for at, known in self._known.items() if at < len(self._path)}
             self.counts.reused = min(self.counts.reused, len(self._path))
-        if len(self._path) <= ask.stable < len(tokens):
-            if len(self._path) < ask.stable:
-                self._evaluate(tokens[len(self._path) : ask.stable], want, known=want.grammar is None)
+        if len(self._path) <= query.stable < len(tokens):
+            if len(self._path) < query.stable:
+                self._evaluate(tokens[len(self._path) : query.stable], params, known=params.grammar is None)
             self._snapshot = (list(self._path), self._engine.copy_cache(self._cache))
-        self._evaluate(tokens[len(self._path) :], want, masks)
+        self._evaluate(tokens[len(self._path) :], params, masks)
 
-    def _evaluate(self, tokens: list[int], want: PredictionParams, masks: Masks = None, known: bool = True) -> None:
-        row = Row(self._cache, tokens, len(self._path), 1, want, masks)
+    def _evaluate(self, tokens: list[int], params: PredictionParams, masks: Masks = None, known: bool = True) -> None:
+        row = Row(self._cache, tokens, len(self._path), 1, params, masks)
         started = time.perf_counter()
         [predictions] = self._engine.forward([row])
         self.absorb(row, 0, predictions if known else [], time.perf_counter() - started)
@@ -204,85 +170,3 @@ class Session:
     def extends(self, other: Session) -> bool:
         """Whether this one holds all that ``other`` holds."""
         return other._path == self._path[: len(other._path)]
-
-
-class SessionPool:
-    """Sessions of one model (design, section 5): those that work, and idle ones kept for what they have evaluated.
-
-    Args:
-        engine: the model.
-        slots: most idle sessions.
-        max_bytes: most memory of all idle sessions' caches. The least recently used goes first.
-    """
-
-    def __init__(self, engine: Engine, slots: int = 8, max_bytes: int = 2**30) -> None:
-        self.engine, self._slots, self._max_bytes = engine, slots, max_bytes
-        self._idle: list[Session] = []  # least recently used first
-        self._returned: deque[Session] = deque()
-        self._working: WeakSet[Session] = WeakSet()
-        self._lock = threading.Lock()
-
-    @property
-    def idle_bytes(self) -> int:
-        """Memory of the idle sessions' caches."""
-        return sum(session.nbytes for session in tuple(self._idle))
-
-    def acquire(self) -> Session:
-        """A session for a new request; empty until it is attached."""
-        session = Session(self.engine)
-        with self._lock:
-            self._working.add(session)
-        return session
-
-    def attach(self, session: Session, tokens: Sequence[int]) -> None:
-        """Before a request's first forward: begin with what another has evaluated of ``tokens``.
-
-        An idle session is taken over if little of it is lost by that; else, as from one that works, the common prefix is
-        copied. The caller holds the engine's lock.
-        """
-        if session.attached:
-            return
-        session.attached = True
-        can_crop = self.engine.can_crop
-        with self._lock:
-            self._take_back()
-            others = [other for other in self._working if other is not session] if can_crop else []
-            best = max([*self._idle, *others], key=lambda other: other.usable(tokens), default=None)
-            shared = best.usable(tokens) if best is not None else 0
-            if best is None or not shared:
-                return
-            if best in self._idle and (not can_crop or len(best) - shared <= _LOSS):
-                self._idle.remove(best)
-                session.take_over(best)
-            elif shared >= _WORTH_COPYING:
-                session.copy_prefix(best, shared if shared < len(tokens) else min(len(best), shared + _ANSWER))
-                if best in self._idle:  # the most recently used
-                    self._idle.remove(best)
-                    self._idle.append(best)
-            session.counts.reused = min(shared, session.common_prefix(tokens))
-
-    def release(self, session: Session) -> None:
-        """Give a session back. Never waits: an abandoned stream may call this while the garbage is collected."""
-        self._returned.append(session)
-        if self._lock.acquire(blocking=False):
-            try:
-                self._take_back()
-            finally:
-                self._lock.release()
-
-    def clear(self) -> None:
-        """Drop all idle sessions and their memory."""
-        with self._lock:
-            self._take_back()
-            self._idle.clear()
-
-    def _take_back(self) -> None:
-        while self._returned:
-            session = self._returned.popleft()
-            self._working.discard(session)
-            if len(session) and session.nbytes <= self._max_bytes:
-                self._idle = [other for other in self._idle if not session.extends(other)]
-                self._idle.append(session)
-        held = [session.nbytes for session in self._idle]
-        while self._idle and (len(self._idle) > self._slots or sum(held) > self._max_bytes):
-            del self._idle[0], held[0]

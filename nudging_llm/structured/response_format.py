@@ -19,7 +19,7 @@ from pydantic.errors import PydanticUserError
 from ..config import NudgingConfig
 from ..errors import ConfigError, GrammarError, nearest
 from ..provenance import Provenance
-from ..runtime.request import Result
+from ..result import Result
 from ..tools.definitions import HERMES, Choice, Tool, partial_object, read_choice, read_tools
 from ..tools.parser import parse_calls
 from ..tools.streaming import ToolCallParser

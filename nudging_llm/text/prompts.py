@@ -359,7 +359,6 @@ def _transcript_call(name: str, arguments: dict[str, Any]) -> str:
 
 
 def render_chat(
-    tokenizer: Any,
     codec: TokenizerAdapter,
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Tool] = (),
@@ -379,14 +378,14 @@ def render_chat(
     Raises:
         TemplateError: the model has no chat template, or it fails on these messages.
     """
-    if not getattr(tokenizer, "chat_template", None):
+    if not codec.chat_template:
         raise TemplateError(
             f"{codec.name} has no chat template. The nudging model must be an instruction-tuned model that has one; if "
             "yours should, set tokenizer.chat_template and pass (model, tokenizer)."
         )
     if choice and choice.mode == "none":
         tools = ()
-    source = _template_source(tokenizer.chat_template, codec.name, bool(tools))
+    source = _template_source(codec.chat_template, codec.name, bool(tools))
     aside = _Aside(codec, [messages, [tool.definition for tool in tools]])
     if _mentions(source, "tools"):
         shown = _as_openai(messages, aside.put)
@@ -395,7 +394,7 @@ def render_chat(
         shown = _with_section(messages, tools_section(tools, choice))
         shown = [{**message, "content": aside.put(message["content"])} for message in shown]
         definitions = []
-    return aside.encode(_apply(tokenizer, codec.name, source, shown, definitions))
+    return aside.encode(_apply(codec, source, shown, definitions))
 
 
 def _template_source(template: Any, name: str, with_tools: bool) -> str:
@@ -453,17 +452,17 @@ def _with_section(messages: Sequence[Mapping[str, Any]], section: str) -> list[d
 
 
 def _apply(
-    tokenizer: Any, name: str, source: str, messages: list[dict[str, Any]], definitions: list[dict[str, Any]]
+    codec: TokenizerAdapter, source: str, messages: list[dict[str, Any]], definitions: list[dict[str, Any]]
 ) -> str:
     """Render the chat template; fold the system message into the first user message where it knows no such role."""
     options: dict[str, Any] = {"enable_thinking": False} if "enable_thinking" in source else {}
     if definitions:
         options["tools"] = definitions
-    if not isinstance(tokenizer.chat_template, str):
+    if not isinstance(codec.chat_template, str):
         options["chat_template"] = source
 
     def render(conversation: list[dict[str, Any]]) -> str:
-        text: str = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **options)
+        text = codec.apply_chat_template(conversation, **options)
         return text
 
     try:
@@ -475,7 +474,7 @@ def _apply(
             first = {**messages[1], "content": messages[0]["content"] + "\n\n" + messages[1]["content"]}
             return render([first, *messages[2:]])
     except (jinja2.TemplateError, TypeError, ValueError) as error:
-        raise TemplateError(f"The chat template of {name} fails on these messages: {error}") from None
+        raise TemplateError(f"The chat template of {codec.name} fails on these messages: {error}") from None
 
 
 class _Aside:

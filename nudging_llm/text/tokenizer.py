@@ -52,6 +52,7 @@ class TokenizerAdapter:
                 "AutoTokenizer.from_pretrained(…) from a folder that has a tokenizer.json."
             )
         self.name = name
+        self._tokenizer = tokenizer
         self._backend = backend if owned else copy.deepcopy(backend)
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -82,6 +83,16 @@ class TokenizerAdapter:
         self._guard_text = self._backend.decode(self._guard_ids, skip_special_tokens=False)
         self.bos_ids: list[int] = _leading_tokens(tokenizer(self._guard).input_ids, self._guard_ids)
         self.token_text = lru_cache(maxsize=65_536)(self._token_text)
+
+    @property
+    def chat_template(self) -> Any:
+        """The tokenizer's chat template: text, several by name, or None."""
+        return getattr(self._tokenizer, "chat_template", None)
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        """The chat template's text for messages, up to where the answer begins."""
+        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+        return text
 
     def encode(self, text: str) -> list[int]:
         """Tokens of ``text`` as plain text: nothing in it becomes a control token."""

@@ -18,7 +18,7 @@ from .definitions import HERMES
 from .parser import InvalidToolCall, ToolCall, new_call_id
 
 if TYPE_CHECKING:
-    from ..runtime.request import Result
+    from ..result import Result
 
 Channel = Literal["content", "tool_call"]
 

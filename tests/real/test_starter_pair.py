@@ -33,8 +33,8 @@ def reference(generator, messages, rules: Rules) -> Slow:
     conversation = read_messages(messages)
     refs = []
     for engine, ids, text in (
-        (generator.base, generator.base.codec.bos_ids, generator.base_template.render(conversation)),
-        (generator.nudging, render_chat(generator.nudging.tokenizer, generator.nudging.codec, conversation), ""),
+        (generator.base.engine, generator.base.tokenizer.bos_ids, generator.base_template.render(conversation)),
+        (generator.nudging.engine, render_chat(generator.nudging.tokenizer, conversation), ""),
     ):
 
         def predict(tokens, model=engine.model):
@@ -45,7 +45,7 @@ def reference(generator, messages, rules: Rules) -> Slow:
             prob, token = logits.softmax(-1).max(-1)
             return int(token), float(prob)
 
-        codec = engine.codec
+        codec = engine.tokenizer
         refs.append(Ref(list(ids), text, codec.encode, codec.decode, set(codec.end_tokens), predict))
     return Slow(*refs, rules).run()
 
@@ -95,18 +95,20 @@ def test_shared_forwards_and_guesses_change_no_text(starter, options):
 def test_writing_ahead_changes_no_text(starter):
     """Where a base forward is dear, the nudging model drafts base runs; here it is only said to be."""
     costs = {"base": ForwardCosts.fixed((1, 10.0), (64, 10.5)), "nudging": ForwardCosts.fixed((1, 1.0), (64, 1.1))}
-    measured = {model: batcher.costs for model, batcher in starter._batchers.items()}
+    measured = {
+        model: batcher.costs for model, batcher in (("base", starter.base.worker), ("nudging", starter.nudging.worker))
+    }
     saved = []
     for question in OWN_QUESTIONS[:4]:
         starter.clear_cache()
         plain = starter.generate(question, max_tokens=24, drafting=False).provenance
         starter.clear_cache()
         try:
-            for model, batcher in starter._batchers.items():
+            for model, batcher in (("base", starter.base.worker), ("nudging", starter.nudging.worker)):
                 batcher.costs = costs[model]
             ahead = starter.generate(question, max_tokens=24).provenance
         finally:
-            for model, batcher in starter._batchers.items():
+            for model, batcher in (("base", starter.base.worker), ("nudging", starter.nudging.worker)):
                 batcher.costs = measured[model]
         assert timeless(ahead.pieces) == timeless(plain.pieces)
         saved.append(plain.base.forwards - ahead.base.forwards)
@@ -170,9 +172,9 @@ def test_an_answer_longer_than_the_sliding_window_was_predicted_as_without_a_cac
     ).provenance  # fmt: skip
     assert record.n_tokens > 512
     assert record.rounds > 5
-    [session] = starter._batchers["base"].pool._idle
+    [session] = starter.base.worker.cache._idle
     with torch.inference_mode():
-        logits = starter.base.model(input_ids=torch.tensor([session._path]), use_cache=False).logits[0]
+        logits = starter.base.engine.model(input_ids=torch.tensor([session._path]), use_cache=False).logits[0]
         tops = [(float(prob), int(token)) for prob, token in (row.softmax(-1).max(-1) for row in logits)]
     checked = [at for at in session._known if at > 520]
     assert len(checked) > 30
@@ -206,11 +208,11 @@ def test_control_tokens_in_user_text_stay_text(starter, poison):
     for engine, prompt in (
         (
             starter.nudging,
-            lambda text: render_chat(starter.nudging.tokenizer, starter.nudging.codec, read_messages(text)),
+            lambda text: render_chat(starter.nudging.tokenizer, read_messages(text)),
         ),
-        (starter.base, lambda text: starter.base.codec.encode(starter.base_template.render(read_messages(text)))),
+        (starter.base, lambda text: starter.base.tokenizer.encode(starter.base_template.render(read_messages(text)))),
     ):
-        codec = engine.codec
+        codec = engine.tokenizer
         harmless = prompt("A document: @@@ What does it say?")
         poisoned = prompt(f"A document: {poison} What does it say?")
         controls = [token for token in harmless if token in codec.control_tokens]
@@ -264,7 +266,7 @@ def nearest_tie(starter, question, one, other) -> float:
     apart = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
     ties = []
     voices = starter._voices(question)
-    for model, engine in (("base", starter.base), ("nudging", starter.nudging)):
+    for model, engine in (("base", starter.base.engine), ("nudging", starter.nudging.engine)):
         # every token from the piece in question to where the texts part; a nudge may also end, or not, up to K tokens later
         tokens = voices[model].encode(texts[0][:apart])
         first = len(voices[model].encode(texts[0][:start]))

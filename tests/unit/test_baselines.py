@@ -71,8 +71,8 @@ def swapped_pair() -> NudgingGenerator:
 def prompt_length(generator: NudgingGenerator, model: str) -> int:
     conversation = read_messages(QUESTION)
     if model == "base":
-        return len(generator.base.codec.encode(generator.base_template.render(conversation)))
-    return len(render_chat(generator.nudging.tokenizer, generator.nudging.codec, conversation))
+        return len(generator.base.tokenizer.encode(generator.base_template.render(conversation)))
+    return len(render_chat(generator.nudging.tokenizer, conversation))
 
 
 # -- transformers' own loops --
@@ -111,10 +111,10 @@ def test_assisted_passes_on_what_transformers_says(tiny, monkeypatch):
     def fail(*_, **__):
         raise ValueError("no such thing")
 
-    monkeypatch.setattr(tiny.base.model, "generate", fail)
+    monkeypatch.setattr(tiny.base.engine.model, "generate", fail)
     with pytest.raises(Unavailable, match=r"transformers .*: ValueError: no such thing"):
         base_assisted(tiny, QUESTION, N)
-    assert not tiny.base.model._forward_pre_hooks
+    assert not tiny.base.engine.model._forward_pre_hooks
 
 
 def test_nudging_generate_is_the_nudging_model_alone(tiny):
@@ -126,8 +126,8 @@ def test_nudging_generate_is_the_nudging_model_alone(tiny):
 
 def test_the_end_of_text_is_no_token_of_the_answer(tiny, monkeypatch):
     whole = nudging_generate(tiny, QUESTION, N)
-    third = tiny.nudging.codec.encode(whole.text[2])
-    monkeypatch.setattr(tiny.nudging.codec, "end_tokens", set(third))
+    third = tiny.nudging.tokenizer.encode(whole.text[2])
+    monkeypatch.setattr(tiny.nudging.tokenizer, "end_tokens", set(third))
     found = nudging_generate(tiny, QUESTION, N)
     assert whole.text.startswith(found.text)
     assert found.nudging_forwards == found.n_tokens + 1 < N
@@ -178,13 +178,16 @@ def test_ensemble_of_two_models_is_neither():
 def test_ensemble_is_greedy_in_the_mean_probability():
     """The same again without a cache."""
     generator = one_prompt(7, 57)
-    codec = generator.base.codec
+    codec = generator.base.tokenizer
     tokens = codec.encode(f"Question: {QUESTION}\nAnswer:")
     new: list[int] = []
     for _ in range(8):
         ids = torch.tensor([tokens + new])
         with torch.inference_mode():
-            probs = [engine.model(ids).logits[0, -1].softmax(-1) for engine in (generator.base, generator.nudging)]
+            probs = [
+                engine.model(ids).logits[0, -1].softmax(-1)
+                for engine in (generator.base.engine, generator.nudging.engine)
+            ]
         new.append(int((probs[0] + probs[1]).argmax()))
     assert ensemble(generator, QUESTION, 8).text == codec.decode(new).rstrip("\ufffd").lstrip(" ")
 
@@ -196,7 +199,7 @@ def test_proxy_tuning_without_a_difference_is_the_base_model_alone():
     assert (found.text, found.n_tokens) == (alone.text, N)
     assert (found.base_forwards, found.nudging_forwards) == (N, 2 * N)  # the untuned model's are counted with it
     same = proxy_tuning(
-        generator, QUESTION, N, generator.nudging
+        generator, QUESTION, N, generator.nudging.engine
     )  # one object in both parts is counted once per forward
     assert (same.text, same.base_forwards) == (alone.text, N)
 
@@ -219,7 +222,7 @@ def test_proxy_tuning_needs_a_third_model_of_the_same_vocabulary(tiny):
     with pytest.raises(Unavailable, match="untuned version of the nudging model"):
         proxy_tuning(tiny, QUESTION, N)
     with pytest.raises(Unavailable, match="258 and 259"):
-        proxy_tuning(tiny, QUESTION, N, extended_pair().nudging)
+        proxy_tuning(tiny, QUESTION, N, extended_pair().nudging.engine)
 
 
 def test_models_that_are_one_object_cannot_be_counted(tiny_pair):

@@ -12,9 +12,10 @@ from nudging_llm.decoding.costs import ForwardCosts
 from nudging_llm.decoding.decode import decode
 from nudging_llm.protocol import GREEDY
 from nudging_llm.provenance import Piece
-from nudging_llm.runtime.request import Part, Request, Stream, run_batch
-from nudging_llm.runtime.scheduler import Batcher, Scheduler
-from nudging_llm.runtime.session import SessionPool
+from nudging_llm.runtime.local import LocalBackend
+from nudging_llm.runtime.request import ModelPart, Request
+from nudging_llm.runtime.scheduler import Scheduler
+from nudging_llm.runtime.streams import Stream, run_batch
 from nudging_llm.text.prompt_encoder import IncrementalPromptEncoder
 from tests.fakes import KINDS, FakeEngine, FakeModel
 from tests.reference import Ref, Rules, Slow
@@ -72,34 +73,33 @@ def voices(models, prompt):
     )
 
 
-def batchers_for(models, can_crop=True) -> list[Batcher]:
-    return [Batcher(SessionPool(FakeEngine(model, can_crop))) for model in models]
+def backends_for(models, can_crop=True) -> list[LocalBackend]:
+    return [LocalBackend(FakeEngine(model, can_crop)) for model in models]
 
 
-def run_for(models, prompt, rules, drafting, batchers, costs=None) -> Request:
+def run_for(models, prompt, rules, drafting, backends, costs=None) -> Request:
     base, nudging = voices(models, prompt)
     config = config_for(rules, drafting)
     parts = {
-        "base": Part(batchers[0], GREEDY, base.encode("")),
-        "nudging": Part(batchers[1], GREEDY, nudging.encode("")),
+        "base": ModelPart(backends[0], GREEDY, base.encode("")),
+        "nudging": ModelPart(backends[1], GREEDY, nudging.encode("")),
     }
-    costs = costs or {model: part.batcher.costs for model, part in parts.items()}
+    costs = costs or {model: part.backend.costs for model, part in parts.items()}
     return Request(
         parts,
-        Scheduler(batchers),
+        Scheduler([backend.worker for backend in backends]),
         lambda clock: decode(base, nudging, config, MARKERS, clock, costs),
         config,
-        lambda counts: (),
     )
 
 
 def fast(
-    models, prompt, rules, drafting=True, can_crop=True, batchers=None, costs=None
+    models, prompt, rules, drafting=True, can_crop=True, backends=None, costs=None
 ) -> tuple[list[Piece], str, list[FakeEngine]]:
-    batchers = batchers or batchers_for(models, can_crop)
-    stream = Stream(run_for(models, prompt, rules, drafting, batchers, costs))
+    backends = backends or backends_for(models, can_crop)
+    stream = Stream(run_for(models, prompt, rules, drafting, backends, costs))
     pieces = list(stream)
-    return pieces, stream.provenance.finish_reason, [batcher.engine for batcher in batchers]
+    return pieces, stream.provenance.finish_reason, [backend.engine for backend in backends]
 
 
 def slow(models, prompt, rules) -> Slow:
@@ -165,11 +165,11 @@ def test_caches_that_cannot_be_cropped_give_the_same_text(seed):
 @pytest.mark.parametrize("seed", range(60))
 def test_a_warm_session_gives_the_same_text(seed):
     models, prompt, rules = random_case(seed)
-    batchers = batchers_for(models)
-    cold = essence(fast(models, prompt, rules, batchers=batchers)[0])
+    backends = backends_for(models)
+    cold = essence(fast(models, prompt, rules, backends=backends)[0])
     other = random.Random(seed).choice(PROMPTS)
-    fast(models, other, rules, batchers=batchers)
-    assert essence(fast(models, prompt, rules, batchers=batchers)[0]) == cold
+    fast(models, other, rules, backends=backends)
+    assert essence(fast(models, prompt, rules, backends=backends)[0]) == cold
 
 
 #: Costs with which every source of guesses is used: base forwards are dear, whatever their length.
@@ -199,15 +199,15 @@ def test_requests_that_share_forwards_write_the_same(block):
     cases = [random_case(seed)[1:] for seed in range(block * 12, block * 12 + 12)]
     alone = [fast(models, prompt, rules)[:2] for prompt, rules in cases]
     forwards = [sum(engine.forwards for engine in fast(models, *case)[2]) for case in cases]
-    batchers = batchers_for(models)
-    runs = [run_for(models, prompt, rules, True, batchers) for prompt, rules in cases]
+    backends = backends_for(models)
+    runs = [run_for(models, prompt, rules, True, backends) for prompt, rules in cases]
     run_batch(runs, at_once=rng.choice([2, 5, 12]))
     for run, (pieces, finish) in zip(runs, alone, strict=True):
         assert essence(run.pieces) == essence(pieces)
         assert run.result.provenance.finish_reason == finish
-    together = sum(batcher.engine.forwards for batcher in batchers)
+    together = sum(backend.engine.forwards for backend in backends)
     assert together < sum(forwards)
-    assert 2 <= max(batcher.engine.most_rows for batcher in batchers) <= 8
+    assert 2 <= max(backend.engine.most_rows for backend in backends) <= 8
 
 
 def test_drafts_save_base_forwards():
@@ -259,8 +259,8 @@ def test_cost_per_token_stays_flat():
     costs = {}
     for length in (200, 800):
         rules = Rules(max_tokens=length, guard=False)
-        batchers = batchers_for(models)
+        backends = backends_for(models)
         started = time.perf_counter()
-        fast(models, "a", rules, batchers=batchers)
-        costs[length] = sum(batcher.engine.forwards for batcher in batchers), time.perf_counter() - started
+        fast(models, "a", rules, backends=backends)
+        costs[length] = sum(backend.engine.forwards for backend in backends), time.perf_counter() - started
     assert costs[800][0] < 5.2 * costs[200][0]

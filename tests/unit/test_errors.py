@@ -19,8 +19,8 @@ def healthy(tiny):
     """A generator that must still answer, the same as before, when the test is over; and must not have computed."""
     before = tiny.generate("hello").text
     forwards = []
-    forward = tiny.base.forward
-    tiny.base.forward = lambda *args: (forwards.append(1), forward(*args))[1]
+    forward = tiny.base.engine.forward
+    tiny.base.engine.forward = lambda *args: (forwards.append(1), forward(*args))[1]
     yield tiny
     assert not forwards, "computed before the error"
     assert tiny.generate("hello").text == before
@@ -164,7 +164,7 @@ def test_code_in_a_model_folder_is_not_run(tmp_path, tiny_pair):
 )
 def test_out_of_memory_leaves_the_generator_usable(tiny, error):
     before = tiny.generate("hello").text
-    model_forward = tiny.base.model.forward
+    model_forward = tiny.base.engine.model.forward
     calls = []
 
     def failing(*args, **kwargs):
@@ -173,14 +173,14 @@ def test_out_of_memory_leaves_the_generator_usable(tiny, error):
             raise error
         return model_forward(*args, **kwargs)
 
-    tiny.base.model.forward = failing
+    tiny.base.engine.model.forward = failing
     try:
         stream = tiny.stream("another question", threshold=0)
         with pytest.raises(n.OutOfMemoryError, match="smaller dtype"):
             list(stream)
         assert stream.provenance.finish_reason == "error"
     finally:
-        del tiny.base.model.forward
+        del tiny.base.engine.model.forward
     assert tiny.generate("hello").text == before
 
 
@@ -191,7 +191,7 @@ def test_out_of_memory_leaves_the_generator_usable(tiny, error):
 def counted(tiny):
     """A generator that counts its base and nudging forwards."""
     tiny.count = 0
-    for engine in (tiny.base, tiny.nudging):
+    for engine in (tiny.base.engine, tiny.nudging.engine):
 
         def forward(*args, real=engine.forward):
             tiny.count += 1
@@ -232,7 +232,7 @@ def test_leaving_a_stream_stops_compute_at_once(counted, how):
 @pytest.mark.parametrize("model", ["base", "nudging"])
 @pytest.mark.parametrize("when", [1, 3, 6])
 def test_ctrl_c_in_a_forward_keeps_what_there_is(counted, when, model):
-    engine = getattr(counted, model)
+    engine = getattr(counted, model).engine
     real, calls = engine.model.forward, []
 
     def interrupted(*args, **kwargs):
@@ -269,7 +269,7 @@ async def test_cancelling_a_task_stops_within_one_forward(counted):
     await asyncio.sleep(0.2)
     assert counted.count <= at + 1
     counted.generate("hello")
-    assert all(len(batcher.pool._idle) <= 8 for batcher in counted._batchers.values())
+    assert all(len(batcher.cache._idle) <= 8 for batcher in (counted.base.worker, counted.nudging.worker))
     _still_right(counted)
 
 
@@ -292,14 +292,14 @@ async def test_the_event_loop_stays_free(tiny):
 def test_closing_from_another_thread_waits_for_the_forward(tiny):
     """The session of a stream that is computing must not be handed to the next request."""
     inside, go_on = threading.Event(), threading.Event()
-    real = tiny.base.forward
+    real = tiny.base.engine.forward
 
     def slow(*args):
         inside.set()
         assert go_on.wait(10)
         return real(*args)
 
-    tiny.base.forward = slow
+    tiny.base.engine.forward = slow
     stream = tiny.stream("hello", max_tokens=60)
     failures = []
 
@@ -313,8 +313,8 @@ def test_closing_from_another_thread_waits_for_the_forward(tiny):
     thread.start()
     assert inside.wait(10)
     stream.close()
-    assert not tiny._batchers["base"].pool._idle, "the session was given back while it computes"
-    tiny.base.forward = real
+    assert not tiny.base.worker.cache._idle, "the session was given back while it computes"
+    tiny.base.engine.forward = real
     go_on.set()
     thread.join(10)
     assert not failures
@@ -334,7 +334,7 @@ async def test_a_stream_whose_step_was_cancelled_has_ended(counted):
 
 
 async def test_abatch_stops_the_others_when_one_fails(counted):
-    real, calls = counted.base.model.forward, []
+    real, calls = counted.base.engine.model.forward, []
 
     def failing(*args, **kwargs):
         calls.append(1)
@@ -342,10 +342,10 @@ async def test_abatch_stops_the_others_when_one_fails(counted):
             raise ZeroDivisionError
         return real(*args, **kwargs)
 
-    counted.base.model.forward = failing
+    counted.base.engine.model.forward = failing
     with pytest.raises(ZeroDivisionError):
         await counted.abatch(["one", "two", "three"], max_tokens=60)
-    del counted.base.model.forward
+    del counted.base.engine.model.forward
     at = counted.count
     await asyncio.sleep(0.2)
     assert counted.count <= at + 3  # what was computed together is tried one by one
@@ -358,7 +358,7 @@ def test_abandoned_streams_in_cycles_do_not_deadlock(tiny):
     cycle = [stream]
     cycle.append(cycle)
     del stream, cycle
-    with tiny._batchers["base"].pool._lock:
+    with tiny.base.worker.cache._lock:
         gc.collect()
     assert tiny.generate("hello").text
 
@@ -420,7 +420,7 @@ def test_each_model_can_have_its_own_dtype(tmp_path, tiny_pair):
     generator = n.NudgingGenerator.from_pretrained(
         folder, tiny_pair[1], dtype="float32", base_model_kwargs={"dtype": torch.bfloat16}
     )
-    assert generator.base.dtype == torch.bfloat16
+    assert generator.base.engine.dtype == torch.bfloat16
 
 
 async def test_two_tasks_on_one_stream_are_refused_and_the_first_goes_on(tiny):

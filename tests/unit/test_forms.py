@@ -204,8 +204,8 @@ def test_refused_before_any_compute(
         raise AssertionError("computed")
 
     with monkeypatch.context() as patched:
-        patched.setattr(pair.base, "forward", no_forward)
-        patched.setattr(pair.nudging, "forward", no_forward)
+        patched.setattr(pair.base.engine, "forward", no_forward)
+        patched.setattr(pair.nudging.engine, "forward", no_forward)
         with pytest.raises(kind, match=words):
             pair.generate("a", **options)
     assert pair.generate("a", choices=["ok"]).text == "ok"

@@ -34,7 +34,7 @@ async def test_all_ways_of_asking_agree(tiny):
     assert [plain(r.provenance.pieces) for r in tiny.batch([messages, messages])] == [expected, expected]
     assert [plain(r.provenance.pieces) for r in await tiny.abatch([messages, messages])] == [expected, expected]
     base_prompt = tiny.base_template.render(messages)
-    nudging_prompt = tiny.nudging.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    nudging_prompt = tiny.nudging.tokenizer.apply_chat_template(messages)
     markers_off = plain(tiny.generate(messages, role_markers=False).provenance.pieces)
     assert plain(tiny.generate_raw(base_prompt, nudging_prompt).provenance.pieces) == markers_off
 
@@ -97,11 +97,11 @@ def test_own_gate_object(tiny):
 
 
 def test_statistics_are_those_of_the_raw_distribution(tiny):
-    tokens = tiny.base.codec.encode("Question: hello")
+    tokens = tiny.base.tokenizer.encode("Question: hello")
     with torch.inference_mode():
-        probs = tiny.base.model(torch.tensor([tokens])).logits[0, -1].double().softmax(-1)
+        probs = tiny.base.engine.model(torch.tensor([tokens])).logits[0, -1].double().softmax(-1)
     want = PredictionParams(Sampling(0.7, 0.9, 5, 3), frozenset({"entropy", "margin"}))
-    [[found]] = tiny.base.forward([Row(tiny.base.new_cache(), tokens, 0, 1, want)])
+    [[found]] = tiny.base.engine.forward([Row(tiny.base.engine.new_cache(), tokens, 0, 1, want)])
     top = probs.sort(descending=True)
     assert found.top == int(top.indices[0])
     assert found.prob == pytest.approx(float(top.values[0]), abs=1e-5)
@@ -206,16 +206,16 @@ def test_one_model_alone(tiny):
     for model in ("base", "nudging"):
         record = tiny.generate_alone(model, "hello", max_tokens=10).provenance
         assert {p.source for p in record.pieces} == {model}
-        engine = getattr(tiny, model)
+        engine = getattr(tiny, model).engine
         tokens = (
-            [*engine.codec.bos_ids, *engine.codec.encode("Question: hello\nAnswer:")]
+            [*engine.tokenizer.bos_ids, *engine.tokenizer.encode("Question: hello\nAnswer:")]
             if model == "base"
-            else engine.codec.encode_control("<|turn|>user\nhello<|end|>\n<|turn|>assistant\n")
+            else engine.tokenizer.encode_control("<|turn|>user\nhello<|end|>\n<|turn|>assistant\n")
         )
         ids = torch.tensor([tokens])
         out = engine.model.generate(ids, max_new_tokens=10, do_sample=False, pad_token_id=0)[0, len(tokens) :].tolist()
         out = out[: out.index(256)] if 256 in out else out
-        assert engine.codec.decode(out).lstrip(" ").startswith(record.text)
+        assert engine.tokenizer.decode(out).lstrip(" ").startswith(record.text)
         assert record.text
 
 
@@ -233,14 +233,14 @@ def test_a_model_with_a_recurrent_state_works():
     pair = (tiny_model(7), tiny_tokenizer(False)), (hybrid, tiny_tokenizer(True))
     for base, nudging in (pair, ((hybrid, tiny_tokenizer(False)), (tiny_model(57), tiny_tokenizer(True)))):
         generator = NudgingGenerator.from_pretrained(base, nudging, NudgingConfig(max_tokens=30), device="cpu")
-        assert not (generator.base.can_crop and generator.nudging.can_crop)
+        assert not (generator.base.engine.can_crop and generator.nudging.engine.can_crop)
         found = generator.generate("hello")
         refs = []
         for engine, ids, text in (
-            (generator.base, [], "Question: hello\nAnswer:"),
+            (generator.base.engine, [], "Question: hello\nAnswer:"),
             (
-                generator.nudging,
-                generator.nudging.codec.encode_control("<|turn|>user\nhello<|end|>\n<|turn|>assistant\n"),
+                generator.nudging.engine,
+                generator.nudging.tokenizer.encode_control("<|turn|>user\nhello<|end|>\n<|turn|>assistant\n"),
                 "",
             ),
         ):
@@ -250,7 +250,7 @@ def test_a_model_with_a_recurrent_state_works():
                     prob, token = model(torch.tensor([tokens]), use_cache=False).logits[0, -1].softmax(-1).max(-1)
                 return int(token), float(prob)
 
-            codec = engine.codec
+            codec = engine.tokenizer
             refs.append(Ref(ids, text, codec.encode, codec.decode, set(codec.end_tokens), predict))
         expected = Slow(*refs, Rules(max_tokens=30, markers=generator.base_template.markers)).run()
         assert found.text == expected.y
@@ -272,7 +272,7 @@ def test_device_map_and_dtypes(tmp_path, tiny_pair):
     assert mapped.generate("hello", max_tokens=20).text == expected
     for dtype in ("bfloat16", "float16", torch.bfloat16):
         generator = NudgingGenerator.from_pretrained(*paths, dtype=dtype)
-        assert str(generator.base.dtype).endswith(str(dtype).split(".")[-1])
+        assert str(generator.base.engine.dtype).endswith(str(dtype).split(".")[-1])
         assert isinstance(next(generator.stream("hello", max_tokens=5)), Piece)
 
 

@@ -16,9 +16,11 @@ from nudging_llm import GrammarError, NudgingConfig
 from nudging_llm.decoding.decode import decode, decode_alone
 from nudging_llm.protocol import GREEDY
 from nudging_llm.provenance import Reason
-from nudging_llm.runtime.request import Part, Request, Result, Stream
-from nudging_llm.runtime.scheduler import Batcher, Scheduler
-from nudging_llm.runtime.session import SessionPool
+from nudging_llm.result import Result
+from nudging_llm.runtime.local import LocalBackend
+from nudging_llm.runtime.request import ModelPart, Request
+from nudging_llm.runtime.scheduler import Scheduler
+from nudging_llm.runtime.streams import Stream
 from nudging_llm.structured.constraint import Constraint, vocabulary
 from nudging_llm.structured.grammar import Grammar, calls_grammar, choices_grammar, json_grammar, regex_grammar
 from nudging_llm.text.prompt_encoder import IncrementalPromptEncoder
@@ -113,21 +115,23 @@ def models_for(seed: int, end: int = 8) -> list[FakeModel]:
 
 
 def answer(grammar: Grammar, models: list[FakeModel], config: NudgingConfig, crop: bool = True) -> Result:
-    batchers = {
-        model: Batcher(SessionPool(FakeEngine(fake, crop)))
-        for model, fake in zip(("base", "nudging"), models, strict=True)
+    backends = {
+        model: LocalBackend(FakeEngine(fake, crop)) for model, fake in zip(("base", "nudging"), models, strict=True)
     }
     voices = {
         "base": IncrementalPromptEncoder(models[0].codec, models[0].codec.bos_ids, "Question: why?\nAnswer:", None),
         "nudging": IncrementalPromptEncoder(models[1].codec, models[1].codec.encode("user says"), "", None),
     }
     constraint = Constraint(grammar, {name: fake.codec for name, fake in zip(voices, models, strict=True)}, ["base"])
-    parts = {name: Part(batchers[name], GREEDY, voice.encode("")).held_to(grammar) for name, voice in voices.items()}
+    parts = {
+        name: ModelPart(backends[name], GREEDY, voice.encode("")).held_to(grammar) for name, voice in voices.items()
+    }
 
     def start(clock):
         return decode(voices["base"], voices["nudging"], config, ("\nQuestion:",), clock, None, constraint)
 
-    stream = Stream(Request(parts, Scheduler(tuple(batchers.values())), start, config, lambda counts: (), constraint))
+    scheduler = Scheduler([backend.worker for backend in backends.values()])
+    stream = Stream(Request(parts, scheduler, start, config, constraint=constraint))
     for _ in stream:
         pass
     return stream.result
@@ -253,17 +257,16 @@ def test_one_model_alone(model: str) -> None:
         "required": ["k", "n"],
     }
     fake, grammar, config = FakeModel("gpt_bpe", 12), json_grammar(schema), NudgingConfig(max_tokens=60)
-    batcher = Batcher(SessionPool(FakeEngine(fake)))
+    backend = LocalBackend(FakeEngine(fake))
     voice = IncrementalPromptEncoder(fake.codec, [], "Say: one\n", None)
     constraint = Constraint(grammar, {model: fake.codec}, [model] if voice.joins else [])
-    part = Part(batcher, GREEDY, voice.encode("")).held_to(grammar)
+    part = ModelPart(backend, GREEDY, voice.encode("")).held_to(grammar)
     run = Request(
         {model: part},
-        Scheduler((batcher,)),
+        Scheduler([backend.worker]),
         lambda clock: decode_alone(model, voice, config, (), clock, None, constraint),
         config,
-        lambda c: (),
-        constraint,
+        constraint=constraint,
     )
     for _ in (stream := Stream(run)):
         pass

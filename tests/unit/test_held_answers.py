@@ -235,7 +235,7 @@ def test_a_call_begun_with_a_control_token_is_a_call(monkeypatch: Any) -> None:
         dtype="float32",
         device="cpu",
     )
-    opener, forward = mistral.convert_tokens_to_ids("[TOOL_CALLS]"), pair.nudging.forward
+    opener, forward = mistral.convert_tokens_to_ids("[TOOL_CALLS]"), pair.nudging.engine.forward
 
     def always_calls(rows: Any) -> Any:
         found = forward(rows)
@@ -244,7 +244,7 @@ def test_a_call_begun_with_a_control_token_is_a_call(monkeypatch: Any) -> None:
             for row, part in zip(rows, found, strict=True)
         ]
 
-    monkeypatch.setattr(pair.nudging, "forward", always_calls)
+    monkeypatch.setattr(pair.nudging.engine, "forward", always_calls)
     result = pair.generate("a", tools=[look_up])
     assert result.calls and not result.invalid_calls
     assert pair.generate("a", max_tokens=10).text == ""  # without tools it is the end of the text, as any control token

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from nudging_llm import NudgingConfig, NudgingGenerator
 from nudging_llm.protocol import GREEDY, Query
-from nudging_llm.runtime.session import Session, SessionPool
+from nudging_llm.runtime.prefix_cache import PrefixCache
+from nudging_llm.runtime.session import Session
 from tests.fakes import FakeEngine, FakeModel
 
 
-def evaluate(pool: SessionPool, session: Session, tokens: list[int]) -> None:
+def evaluate(pool: PrefixCache, session: Session, tokens: list[int]) -> None:
     with pool.engine.lock:
         pool.attach(session, tokens)
         if session.remembered(tokens, GREEDY):
@@ -17,11 +18,11 @@ def evaluate(pool: SessionPool, session: Session, tokens: list[int]) -> None:
         session.absorb(row, 0, pool.engine.forward([row])[0], 0.0)
 
 
-def pool_of(**options) -> SessionPool:
-    return SessionPool(FakeEngine(FakeModel("bytes", 4)), **options)
+def pool_of(**options) -> PrefixCache:
+    return PrefixCache(FakeEngine(FakeModel("bytes", 4)), **options)
 
 
-def finished(pool: SessionPool, tokens: list[int]) -> Session:
+def finished(pool: PrefixCache, tokens: list[int]) -> Session:
     session = pool.acquire()
     evaluate(pool, session, tokens)
     pool.release(session)
@@ -121,7 +122,7 @@ def test_a_shared_context_is_evaluated_once_in_a_batch(tiny_pair):
 
 
 def test_sessions_that_cannot_go_back_are_not_copied():
-    pool = SessionPool(FakeEngine(FakeModel("bytes", 4), can_crop=False))
+    pool = PrefixCache(FakeEngine(FakeModel("bytes", 4), can_crop=False))
     first = pool.acquire()
     with pool.engine.lock:
         first.evaluate_from_snapshot(Query("base", SHARED, 100), GREEDY)
@@ -138,6 +139,9 @@ def test_memory_stays_flat(tiny):
     held = []
     for n in range(200):
         tiny.generate(f"{n} is a number", max_tokens=6)
-        held.append(sum(batcher.pool.idle_bytes for batcher in tiny._batchers.values()))
+        held.append(sum(batcher.cache.idle_bytes for batcher in (tiny.base.worker, tiny.nudging.worker)))
     assert max(held[20:]) <= 1.2 * max(held[10:20])
-    assert all(len(batcher.pool._idle) <= 8 and not batcher.pool._working for batcher in tiny._batchers.values())
+    assert all(
+        len(batcher.cache._idle) <= 8 and not batcher.cache._working
+        for batcher in (tiny.base.worker, tiny.nudging.worker)
+    )

@@ -98,7 +98,8 @@ def test_generators_of_different_templates_share_their_engines(pair, loads):
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     one, two = lazy_generator(*pair, **OPTIONS), lazy_generator(*pair, **OPTIONS, base_template=template)
     assert one.get() is not two.get()
-    assert one.get().base is two.get().base and one.get().nudging is two.get().nudging
+    for model in ("base", "nudging"):
+        assert getattr(one.get(), model).engine is getattr(two.get(), model).engine
     assert len(loads) == 2
     assert one.get().base_template != two.get().base_template
 
@@ -129,7 +130,7 @@ def test_sixteen_threads_that_ask_get_the_same(pair):
 def test_weights_go_when_nobody_holds_them(pair, loads):
     lazy = lazy_generator(*pair, **OPTIONS)
     lazy.get().generate("Hi", max_tokens=20)
-    generator, weights = weakref.ref(lazy.get()), weakref.ref(lazy.get().base.model)
+    generator, weights = weakref.ref(lazy.get()), weakref.ref(lazy.get().base.engine.model)
     del lazy
     gc.collect()
     assert generator() is None and weights() is None
@@ -149,7 +150,7 @@ def test_weights_stay_while_one_of_two_holds_them(pair, loads):
 
 def test_a_model_that_was_given_loaded_goes_too():
     lazy = lazy_generator((tiny_model(1), tiny_tokenizer(False)), (tiny_model(2), tiny_tokenizer(True)))
-    weights = weakref.ref(lazy.get().base.model)
+    weights = weakref.ref(lazy.get().base.engine.model)
     del lazy
     gc.collect()
     assert weights() is None

@@ -77,14 +77,14 @@ def test_packed_rows_give_what_each_gives_alone(name, model):
 
 
 def test_the_model_s_own_attention_is_restored(tiny):
-    before = tiny.base.model.config._attn_implementation
+    before = tiny.base.engine.model.config._attn_implementation
     tiny.batch(["one", "two", "three"], max_tokens=8)
-    assert tiny.base.model.config._attn_implementation == before
+    assert tiny.base.engine.model.config._attn_implementation == before
 
 
 def test_growing_layers_equal_transformers_own(tiny):
     ids = torch.randint(0, 250, (1, 90))
-    model, ours, theirs = tiny.base.model, tiny.base.new_cache(), DynamicCache()
+    model, ours, theirs = tiny.base.engine.model, tiny.base.engine.new_cache(), DynamicCache()
     with torch.inference_mode():
         for start, stop in ((0, 70), (70, 71), (71, 90)):
             a = model(ids[:, start:stop], past_key_values=ours).logits
@@ -129,7 +129,7 @@ async def test_batches_write_what_single_requests_write(tiny, options):
 def count_forwards(generator) -> list[list[int]]:
     """Rows of each forward, base and nudging, from now on."""
     rows: list[list[int]] = [[], []]
-    for seen, engine in zip(rows, (generator.base, generator.nudging), strict=True):
+    for seen, engine in zip(rows, (generator.base.engine, generator.nudging.engine), strict=True):
 
         def forward(batch, real=engine.forward, seen=seen):
             seen.append(len(batch))
@@ -159,9 +159,9 @@ def test_a_model_that_cannot_be_packed_runs_one_by_one(tiny_pair, caplog):
     def refuse(rows):
         raise CannotPackError("this one cannot")
 
-    generator.base._packed_logits = refuse
+    generator.base.engine._packed_logits = refuse
     assert [result.text for result in generator.batch(QUESTIONS[:4])] == expected
-    assert not generator.base.can_pack and generator.nudging.can_pack
+    assert not generator.base.engine.can_pack and generator.nudging.engine.can_pack
     assert caplog.text.count("one by one") == 1
 
 
@@ -170,17 +170,17 @@ def test_a_wrong_packed_forward_is_noticed(tiny_pair):
     generator = NudgingGenerator.from_pretrained(*tiny_pair, NudgingConfig(max_tokens=20))
     expected = [generator.generate(question).text for question in QUESTIONS[:4]]
     generator.clear_cache()
-    real = generator.base.model.forward
+    real = generator.base.engine.model.forward
 
     def broken(*args, position_ids=None, **kwargs):
         return real(*args, position_ids=None if position_ids is None else position_ids * 0, **kwargs)
 
-    generator.base.model.forward = broken
+    generator.base.engine.model.forward = broken
     try:
         assert [result.text for result in generator.batch(QUESTIONS[:4])] == expected
     finally:
-        del generator.base.model.forward
-    assert not generator.base.can_pack
+        del generator.base.engine.model.forward
+    assert not generator.base.engine.can_pack
 
 
 async def test_more_requests_than_rows(tiny_pair):
@@ -206,8 +206,8 @@ async def test_a_cancelled_abatch_leaves_the_generator_usable(tiny):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await tiny.agenerate("hello")).text == expected
-    assert not any(batcher.waiting for batcher in tiny._batchers.values())
-    assert not any(batcher.pool._working for batcher in tiny._batchers.values())
+    assert not any(batcher.waiting for batcher in (tiny.base.worker, tiny.nudging.worker))
+    assert not any(batcher.cache._working for batcher in (tiny.base.worker, tiny.nudging.worker))
 
 
 # -- threads and tasks at once ----------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ async def test_a_cancelled_abatch_leaves_the_generator_usable(tiny):
 
 def slowly(generator, seconds=0.004):
     """Forwards take a while, as real ones do."""
-    for engine in (generator.base, generator.nudging):
+    for engine in (generator.base.engine, generator.nudging.engine):
 
         def forward(rows, real=engine.forward):
             time.sleep(seconds)
@@ -252,7 +252,7 @@ async def test_no_question_is_lost_where_others_hold_the_engine(tiny):
 
     def somebody_else():
         while not stop.is_set():
-            for engine in (tiny.base, tiny.nudging):
+            for engine in (tiny.base.engine, tiny.nudging.engine):
                 with engine.lock:
                     time.sleep(0.003)
                 time.sleep(0.001)
@@ -273,7 +273,7 @@ def test_one_model_in_two_roles(tiny_pair):
     """The same weights as base and as nudging model, in threads: a packed forward of one role does not disturb the other."""
     (model, _), (_, tokenizer) = tiny_pair
     generator = NudgingGenerator.from_pretrained((model, tokenizer), (model, tokenizer), NudgingConfig(max_tokens=24))
-    assert generator.base.lock is generator.nudging.lock
+    assert generator.base.engine.lock is generator.nudging.engine.lock
     expected = {question: generator.generate(question, max_tokens=24).text for question in QUESTIONS[:12]}
     generator.clear_cache()
     assert in_threads(generator, QUESTIONS[:12]) == expected
@@ -299,7 +299,7 @@ async def test_finished_streams_hold_no_cache(tiny):
     streams = [tiny.astream(question, max_tokens=8) for question in QUESTIONS[:4]]
     for stream in streams:
         _ = [piece async for piece in stream]
-    assert all(stream._forward is None and not stream._run._sessions for stream in streams)
+    assert all(stream._forward is None and not stream._request._sources for stream in streams)
 
 
 # -- models that cannot share -----------------------------------------------------------------------------------------
@@ -320,13 +320,13 @@ def test_windows_told_by_the_mask_only_are_not_packed(tiny_pair):
     expected = [generator.generate(question).text for question in QUESTIONS[:4]]
     generator.clear_cache()
     assert [result.text for result in generator.batch(QUESTIONS[:4])] == expected
-    assert not generator.base.can_pack
+    assert not generator.base.engine.can_pack
 
 
 def test_want_of_memory_makes_smaller_batches(tiny):
     expected = [result.text for result in tiny.batch(QUESTIONS[:8], max_tokens=16)]
     tiny.clear_cache()
-    real, refused = tiny.base.model.forward, []
+    real, refused = tiny.base.engine.model.forward, []
 
     def small(*args, past_key_values=None, **kwargs):
         if len(getattr(past_key_values, "lengths", [])) > 3:
@@ -334,14 +334,14 @@ def test_want_of_memory_makes_smaller_batches(tiny):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(*args, past_key_values=past_key_values, **kwargs)
 
-    tiny.base.model.forward = small
+    tiny.base.engine.model.forward = small
     try:
         results = tiny.batch(QUESTIONS[:8], max_tokens=16)
     finally:
-        del tiny.base.model.forward
+        del tiny.base.engine.model.forward
     assert [result.text for result in results] == expected
     assert 1 <= len(refused) <= 3, "it is tried again and again"
-    assert tiny._batchers["base"].max_rows < 4 and tiny.base.can_pack
+    assert tiny.base.worker.max_rows < 4 and tiny.base.engine.can_pack
 
 
 def test_want_of_memory_for_a_copy_costs_only_time(tiny, caplog):
@@ -352,6 +352,6 @@ def test_want_of_memory_for_a_copy_costs_only_time(tiny, caplog):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     tiny.clear_cache()
-    tiny.base.copy_prefix = tiny.nudging.copy_prefix = refuse
+    tiny.base.engine.copy_prefix = tiny.nudging.engine.copy_prefix = refuse
     assert [tiny.generate(question, max_tokens=8).text for question in questions] == expected
     assert "nothing is reused" in caplog.text

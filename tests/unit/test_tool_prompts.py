@@ -46,8 +46,8 @@ def chat_model(template):
 
 def prompt(template, messages, tools=(), choice=None):
     """The nudging model's prompt as text, and how many of its tokens are control tokens."""
-    tokenizer, codec = chat_model(template)
-    ids = render_chat(tokenizer, codec, read_messages(messages), tools, choice)
+    _, codec = chat_model(template)
+    ids = render_chat(codec, read_messages(messages), tools, choice)
     return codec.decode(ids), sum(token in codec.control_tokens for token in ids)
 
 
@@ -276,11 +276,11 @@ def test_named_templates(kind):
     if kind is list:
         tokenizer.chat_template = [{"name": name, "template": text} for name, text in templates.items()]
     for tools, template in (([WEATHER], TOOL_CHAT), ((), PLAIN_CHAT)):
-        ids = render_chat(tokenizer, codec, read_messages("Hi"), tools)
+        ids = render_chat(codec, read_messages("Hi"), tools)
         assert codec.decode(ids) == prompt(template, "Hi", tools)[0]
     tokenizer.chat_template = {"rag": PLAIN_CHAT}
     with pytest.raises(TemplateError, match="called rag"):
-        render_chat(tokenizer, codec, read_messages("Hi"))
+        render_chat(codec, read_messages("Hi"))
 
 
 def test_a_template_that_fails_on_tools_says_so():
@@ -366,8 +366,8 @@ def test_what_was_put_aside_comes_back_as_the_template_writes_it(way, content):
     template = f"<|im_start|>{expression.replace('X', 'messages[-1].content')}<|im_end|>"
     # "<tool_call>" and the odd one have to be in the template's text, or they are no control tokens
     template = '{% if false %}<tool_call><"q\\">{% endif %}' + template
-    tokenizer, codec = chat_model(template)
-    ids = render_chat(tokenizer, codec, [{"role": "user", "content": content}])
+    _, codec = chat_model(template)
+    ids = render_chat(codec, [{"role": "user", "content": content}])
     assert codec.decode(ids) == f"<|im_start|>{expected(content)}<|im_end|>"
     assert sum(token in codec.control_tokens for token in ids) == 2
 

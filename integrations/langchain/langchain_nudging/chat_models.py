@@ -261,7 +261,7 @@ class ChatNudging(NudgingFields, BaseChatModel):
         """Tokens of a text, as the base model has them, or ``custom_get_token_ids``. Loads the models."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
-        return self._loaded().base.codec.encode(text)
+        return self._loaded().base.tokenizer.encode(text)
 
     def get_num_tokens_from_messages(
         self,

@@ -42,7 +42,7 @@ def longer(starter: ChatNudging) -> ChatNudging:
 def forwards(starter: ChatNudging, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows by one whenever either model begins a forward."""
     generator, seen = starter._loaded(), []
-    for engine in (generator.base, generator.nudging):
+    for engine in (generator.base.engine, generator.nudging.engine):
 
         def forward(*args: Any, real: Any = engine.forward, name: str = engine.name) -> Any:
             seen.append(name)

@@ -18,7 +18,7 @@ def nudging() -> Peer:
     chat = ChatNudging.starter(max_tokens=40, dtype="float32", device="cpu")
     generator = chat._loaded()
     another = ChatNudging(base_model=str(fetch().nudging), nudging_model="starter", dtype="float32", device="cpu")
-    return Peer(chat, another, (generator.base.model, generator.nudging.model))
+    return Peer(chat, another, (generator.base.engine.model, generator.nudging.engine.model))
 
 
 @cache

@@ -249,7 +249,7 @@ def test_max_tokens_holds_for_the_constructor_and_for_a_call(generator):
 def test_an_answer_that_takes_too_long_is_ended_and_the_model_can_be_asked_again(generator, ask):
     """A forward outlasts the time, which then is over."""
     model = ChatNudging(generator=generator, timeout=0.05)
-    forward, pause = generator.base.forward, threading.Event()
+    forward, pause = generator.base.engine.forward, threading.Event()
 
     def slow(rows: Any) -> Any:
         pause.wait(0.2)
@@ -258,7 +258,7 @@ def test_an_answer_that_takes_too_long_is_ended_and_the_model_can_be_asked_again
     async def astream() -> list[Any]:
         return [chunk async for chunk in model.astream("Hi")]
 
-    generator.base.forward = slow
+    generator.base.engine.forward = slow
     asked = {
         "invoke": lambda: model.invoke("Hi"),
         "stream": lambda: list(model.stream("Hi")),
@@ -267,7 +267,7 @@ def test_an_answer_that_takes_too_long_is_ended_and_the_model_can_be_asked_again
     }[ask]
     with pytest.raises(TimeoutError, match=r"timeout=0.05.*max_tokens"):
         asked()
-    generator.base.forward, model.timeout = forward, 60
+    generator.base.engine.forward, model.timeout = forward, 60
     assert model.invoke("Hi").text == TEXT
 
 
@@ -289,7 +289,7 @@ def test_an_unknown_option_of_a_call_is_refused_before_any_compute(model, genera
     }[ask]
     with pytest.raises(ConfigError, match=r"'treshold'. Did you mean 'threshold'"):
         asked()
-    assert generator.base.forwards == generator.nudging.forwards == 0
+    assert generator.base.engine.forwards == generator.nudging.engine.forwards == 0
 
 
 def test_an_option_that_is_none_is_as_if_it_were_not_given(model):
@@ -337,14 +337,14 @@ def test_a_response_format_of_text_asks_for_nothing(model):
 def test_a_response_format_that_is_none_is_refused(model, generator, wrong):
     with pytest.raises(ConfigError):
         model.invoke("Hi", response_format=wrong)
-    assert not generator.base.forwards
+    assert not generator.base.engine.forwards
 
 
 def test_a_schema_that_cannot_be_met_is_refused_before_any_compute(model, generator):
     schema = {"type": "object", "properties": {"a": {"type": "integer", "minimum": 5, "maximum": 4}}, "required": ["a"]}
     with pytest.raises(GrammarError):
         model.invoke("Hi", json_schema=schema)
-    assert not generator.base.forwards
+    assert not generator.base.engine.forwards
 
 
 def test_streaming_can_be_switched_off(generator):
@@ -361,7 +361,7 @@ def test_streaming_can_be_switched_off(generator):
 def test_models_that_were_given_loaded_cannot_be_changed_for_a_call(model, generator):
     with pytest.raises(ConfigError, match="was given loaded models"):
         model.invoke("Hi", model="google/gemma")
-    assert not generator.base.forwards
+    assert not generator.base.engine.forwards
     assert model.invoke("Hi", model=model.model_name).text == TEXT
 
 
@@ -518,7 +518,9 @@ def test_the_cache_s_key_differs_by_the_models(on_disk, folders, pair):
 
 
 def test_the_cache_s_key_differs_by_a_generator_s_template(generator):
-    other = NudgingGenerator(generator.base, generator.nudging, base_template="{{ messages[0].content }}\nAnswer:")
+    other = NudgingGenerator(
+        generator.base.engine, generator.nudging.engine, base_template="{{ messages[0].content }}\nAnswer:"
+    )
     assert key(ChatNudging(generator=generator)) != key(ChatNudging(generator=other))
 
 
@@ -683,15 +685,15 @@ def test_at_most_one_call_where_several_are_not_wanted():
 def test_a_choice_of_no_tool_is_refused(model, generator):
     with pytest.raises(ToolError, match="'quadruple'"):
         model.bind_tools([double], tool_choice="quadruple").invoke("Go on.")
-    assert not generator.base.forwards
+    assert not generator.base.engine.forwards
 
 
 def test_the_prompts_show_the_tools(model, generator):
     seen: list[str] = []
-    for engine in (generator.base, generator.nudging):
+    for engine in (generator.base.engine, generator.nudging.engine):
 
         def forward(rows: Any, real: Any = engine.forward, engine: Any = engine) -> Any:
-            seen.extend(engine.codec.decode([*row.cache, *row.tokens]) for row in rows)
+            seen.extend(engine.tokenizer.decode([*row.cache, *row.tokens]) for row in rows)
             return real(rows)
 
         engine.forward = forward

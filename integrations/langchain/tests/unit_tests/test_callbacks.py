@@ -156,8 +156,8 @@ async def test_event_streams_lose_nothing_by_it(model):
 
 def test_a_failure_is_noted_with_what_there_was(model, generator, monkeypatch):
     handler = ProvenanceCallbackHandler()
-    forward = generator.base.forward
-    monkeypatch.setattr(generator.base, "forward", lambda rows: _fails_late(forward, rows))
+    forward = generator.base.engine.forward
+    monkeypatch.setattr(generator.base.engine, "forward", lambda rows: _fails_late(forward, rows))
     with pytest.raises(RuntimeError, match="broken"):
         model.invoke("it will fail", config=handled(handler))
     monkeypatch.undo()

@@ -282,10 +282,10 @@ BROKEN: dict[str, tuple[list[BaseMessage], str]] = {
 @pytest.mark.parametrize("ask", ["invoke", "stream"])
 def test_conversations_that_cannot_be_answered_are_refused(model, case, ask):
     messages, why = BROKEN[case]
-    forwards = model.generator.base.forwards
+    forwards = model.generator.base.engine.forwards
     with pytest.raises(MessageError, match=why):
         model.invoke(messages) if ask == "invoke" else next(model.stream(messages))
-    assert model.generator.base.forwards == forwards, "before any compute"
+    assert model.generator.base.engine.forwards == forwards, "before any compute"
 
 
 def test_a_result_may_come_last(model):

@@ -49,12 +49,12 @@ class Watch:
     def __init__(self, generator: NudgingGenerator) -> None:
         self.forwards: list[list[str]] = []
         self.begun, self._go, self._hold_at = threading.Event(), threading.Event(), -1
-        for engine in (generator.base, generator.nudging):
+        for engine in (generator.base.engine, generator.nudging.engine):
             engine.forward = self._watched(engine, engine.forward)  # type: ignore[method-assign]
 
     def _watched(self, engine: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
         def watched(rows: Sequence[Row]) -> list[list[Prediction]]:
-            self.forwards.append([engine.codec.decode([*row.cache, *row.tokens]) for row in rows])
+            self.forwards.append([engine.tokenizer.decode([*row.cache, *row.tokens]) for row in rows])
             if len(self.forwards) == self._hold_at:
                 self.begun.set()
                 assert self._go.wait(PATIENCE), "nobody let this forward go"
@@ -148,7 +148,7 @@ async def test_forty_streams_over_real_models_are_what_each_is_alone(tiny):
 
 async def test_tasks_share_forwards(model, generator):
     await asyncio.gather(*[astreamed(model, i) for i in range(8)])
-    assert max(generator.base.most_rows, generator.nudging.most_rows) > 1
+    assert max(generator.base.engine.most_rows, generator.nudging.engine.most_rows) > 1
 
 
 @pytest.mark.parametrize("batch", ["batch", "abatch"])
@@ -157,7 +157,7 @@ def test_a_batch_shares_forwards_and_keeps_its_order(model, generator, batch):
     for _ in range(20):  # these models answer at once: on a busy machine threads may just miss one another
         found = model.batch(questions) if batch == "batch" else asyncio.run(model.abatch(questions))
         assert [message.text for message in found] == [answer_to(i) for i in range(16)]
-        if max(generator.base.most_rows, generator.nudging.most_rows) > 1:
+        if max(generator.base.engine.most_rows, generator.nudging.engine.most_rows) > 1:
             return
     raise AssertionError("no two of them shared a forward")
 
@@ -399,7 +399,7 @@ class Failing:
 
     def __init__(self, generator: NudgingGenerator, times: int, error: Exception) -> None:
         self.left, self.error = times, error
-        forward = generator.nudging.forward
+        forward = generator.nudging.engine.forward
 
         def failing(rows: Sequence[Row]) -> list[list[Prediction]]:
             if self.left:
@@ -407,7 +407,7 @@ class Failing:
                 raise self.error
             return forward(rows)
 
-        generator.nudging.forward = failing  # type: ignore[method-assign]
+        generator.nudging.engine.forward = failing  # type: ignore[method-assign]
 
 
 def test_an_answer_that_failed_can_be_asked_for_again(model, generator):

@@ -43,7 +43,7 @@ class TestNudgingLLM(LLMConformance):
 
     def models(self, llm: Any) -> list[tuple[Any, Any]]:
         generator = llm._loaded()
-        return [(engine.model, engine.tokenizer) for engine in (generator.base, generator.nudging)]
+        return [(part.engine.model, part.engine.transformers_tokenizer) for part in (generator.base, generator.nudging)]
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def forwards(pair: NudgingGenerator, monkeypatch: pytest.MonkeyPatch) -> list[st
 
 def watched(generator: NudgingGenerator, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
-    for engine in (generator.base, generator.nudging):
+    for engine in (generator.base.engine, generator.nudging.engine):
 
         def forward(*args: Any, real: Any = engine.forward, name: str = engine.name) -> Any:
             seen.append(name)
@@ -225,12 +225,12 @@ def test_an_error_inside_ends_the_collecting(scripted: NudgingLLM) -> None:
 def test_a_call_that_fails_is_noted_with_what_there_was(
     scripted: NudgingLLM, pair: NudgingGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(rows: Any, real: Any = pair.base.forward) -> Any:
+    def failing(rows: Any, real: Any = pair.base.engine.forward) -> Any:
         if any(row.past > 100 for row in rows):
             raise RuntimeError("broken")
         return real(rows)
 
-    monkeypatch.setattr(pair.base, "forward", failing)
+    monkeypatch.setattr(pair.base.engine, "forward", failing)
     ended: queue.Queue[Any] = queue.Queue()
     with pytest.raises(RuntimeError, match="broken"), collect_provenance(ended) as calls:
         scripted.complete("a long tale")
@@ -290,13 +290,13 @@ async def test_an_asyncio_queue_gets_them_from_another_thread_too(
     pieces: asyncio.Queue[Any] = asyncio.Queue()
     read = threading.Event()
 
-    def waiting(rows: Any, real: Any = pair.base.forward) -> Any:
+    def waiting(rows: Any, real: Any = pair.base.engine.forward) -> Any:
         read.wait(0.1)  # until the loop has nothing to do but to wait
         if any(row.past > 100 for row in rows):
             assert read.wait(2), "the queue's reader was not woken"
         return real(rows)
 
-    monkeypatch.setattr(pair.base, "forward", waiting)
+    monkeypatch.setattr(pair.base.engine, "forward", waiting)
 
     async def reader() -> str:
         text = ""
@@ -348,13 +348,13 @@ async def test_cancelling_an_agents_run_stops_compute(
 ) -> None:
     reached, go = threading.Event(), threading.Event()
 
-    def held(rows: Any, real: Any = pair.base.forward) -> Any:
+    def held(rows: Any, real: Any = pair.base.engine.forward) -> Any:
         if len(forwards) > 20 and not go.is_set():
             reached.set()
             assert go.wait(PATIENCE)
         return real(rows)
 
-    monkeypatch.setattr(pair.base, "forward", held)
+    monkeypatch.setattr(pair.base.engine, "forward", held)
     forwards = watched(pair, monkeypatch)
     agent = FunctionAgent(tools=[FunctionTool.from_defaults(answer_to)], llm=scripted)
     with collect_provenance() as calls:

@@ -243,7 +243,7 @@ class NudgingLLM(NudgingFields, FunctionCallingLLM):
         count, ``context_reserve`` is for. Loads the models.
         """
         generator = self._loaded()
-        return max((engine.codec.encode(text) for engine in (generator.base, generator.nudging)), key=len)
+        return max((model.tokenizer.encode(text) for model in (generator.base, generator.nudging)), key=len)
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
