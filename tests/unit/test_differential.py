@@ -15,8 +15,8 @@ from nudging_llm.provenance import Piece
 from nudging_llm.runtime.request import Part, Request, Stream, run_batch
 from nudging_llm.runtime.scheduler import Batcher, Scheduler
 from nudging_llm.runtime.session import SessionPool
+from nudging_llm.testing.fake_models import KINDS, FakeEngine, FakeModel
 from nudging_llm.text.prompt_encoder import IncrementalPromptEncoder
-from tests.fakes import KINDS, FakeEngine, FakeModel
 from tests.reference import Ref, Rules, Slow
 
 MARKERS = ("\nQuestion:", "\nAnswer:")

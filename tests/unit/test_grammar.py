@@ -21,10 +21,10 @@ from nudging_llm.runtime.scheduler import Batcher, Scheduler
 from nudging_llm.runtime.session import SessionPool
 from nudging_llm.structured.constraint import Constraint, vocabulary
 from nudging_llm.structured.grammar import Grammar, calls_grammar, choices_grammar, json_grammar, regex_grammar
+from nudging_llm.testing.fake_models import KINDS, FakeEngine, FakeModel, codec
 from nudging_llm.text.prompt_encoder import IncrementalPromptEncoder
 from nudging_llm.tools.definitions import HERMES, read_tools
 from nudging_llm.tools.parser import parse_calls
-from tests.fakes import KINDS, FakeEngine, FakeModel, codec
 
 # -- random schemas ---------------------------------------------------------------------------------------------------
 

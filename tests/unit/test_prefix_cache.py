@@ -5,7 +5,7 @@ from __future__ import annotations
 from nudging_llm import NudgingConfig, NudgingGenerator
 from nudging_llm.protocol import GREEDY, Query
 from nudging_llm.runtime.session import Session, SessionPool
-from tests.fakes import FakeEngine, FakeModel
+from nudging_llm.testing.fake_models import FakeEngine, FakeModel
 
 
 def evaluate(pool: SessionPool, session: Session, tokens: list[int]) -> None:
