@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from nudging_llm import ConfigError, GrammarError, NudgingConfig, NudgingGenerator
-from tests.scripted import rules, scripted_pair
+from nudging_llm.testing.scripted import rules, scripted_pair
 
 
 class Trip(BaseModel):

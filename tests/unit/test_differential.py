@@ -16,8 +16,8 @@ from nudging_llm.runtime.local import LocalBackend
 from nudging_llm.runtime.request import ModelPart, Request
 from nudging_llm.runtime.scheduler import Scheduler
 from nudging_llm.runtime.streams import Stream, run_batch
+from nudging_llm.testing.fake_models import KINDS, FakeEngine, FakeModel
 from nudging_llm.text.prompt_encoder import IncrementalPromptEncoder
-from tests.fakes import KINDS, FakeEngine, FakeModel
 from tests.reference import Ref, Rules, Slow
 
 MARKERS = ("\nQuestion:", "\nAnswer:")

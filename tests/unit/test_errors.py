@@ -11,7 +11,7 @@ import torch
 
 import nudging_llm as n
 from nudging_llm import NudgingConfig
-from tests.conftest import tiny_model, tiny_tokenizer
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture

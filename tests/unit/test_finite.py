@@ -10,8 +10,8 @@ import pytest
 
 from nudging_llm import NudgingConfig, NudgingGenerator
 from nudging_llm.structured.numbers import endless, number_at_end
-from tests.conftest import tiny_model, tiny_tokenizer
-from tests.scripted import rules, scripted_pair
+from nudging_llm.testing.scripted import rules, scripted_pair
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pydantic import BaseModel, field_validator
 from typing_extensions import TypedDict
 
 from nudging_llm import ConfigError, GrammarError, MessageError, NudgingConfig, NudgingGenerator, ToolError
-from tests.conftest import tiny_model, tiny_tokenizer
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 
 
 class Point(BaseModel):

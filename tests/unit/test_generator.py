@@ -16,7 +16,7 @@ from nudging_llm import NudgingConfig, NudgingGenerator, Piece, Prediction, Prov
 from nudging_llm.engines.base import Row
 from nudging_llm.engines.transformers import sample
 from nudging_llm.protocol import PredictionParams, Sampling
-from tests.conftest import tiny_model, tiny_tokenizer
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "provenance.schema.json"
 

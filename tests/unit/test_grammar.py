@@ -23,10 +23,10 @@ from nudging_llm.runtime.scheduler import Scheduler
 from nudging_llm.runtime.streams import Stream
 from nudging_llm.structured.constraint import Constraint, vocabulary
 from nudging_llm.structured.grammar import Grammar, calls_grammar, choices_grammar, json_grammar, regex_grammar
+from nudging_llm.testing.fake_models import KINDS, FakeEngine, FakeModel, codec
 from nudging_llm.text.prompt_encoder import IncrementalPromptEncoder
 from nudging_llm.tools.definitions import HERMES, read_tools
 from nudging_llm.tools.parser import parse_calls
-from tests.fakes import KINDS, FakeEngine, FakeModel, codec
 
 # -- random schemas ---------------------------------------------------------------------------------------------------
 

@@ -17,11 +17,11 @@ from nudging_llm import GrammarError, NudgingConfig, NudgingGenerator
 from nudging_llm.provenance import Reason
 from nudging_llm.structured.constraint import Constraint, vocabulary
 from nudging_llm.structured.grammar import calls_grammar, choices_grammar, json_grammar, regex_grammar
+from nudging_llm.testing.fake_models import FakeModel, codec, tokenizer
+from nudging_llm.testing.tiny import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 from nudging_llm.text.tokenizer import TokenizerAdapter
 from nudging_llm.tools.definitions import HERMES, read_tools
 from nudging_llm.tools.parser import parse_calls
-from tests.conftest import CHAT, tiny_model, tiny_tokenizer
-from tests.fakes import FakeModel, codec, tokenizer
 from tests.unit.test_grammar import CALL, Scripted, answer, valid
 
 TOOLS = read_tools([CALL, {**CALL, "name": "frob"}])
@@ -227,7 +227,7 @@ def test_a_call_begun_with_a_control_token_is_a_call(monkeypatch: Any) -> None:
     backend = tiny_tokenizer(True).backend_tokenizer
     backend.add_special_tokens([AddedToken("[TOOL_CALLS]", special=True, normalized=False)])
     mistral = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
-    mistral.chat_template = CHAT
+    mistral.chat_template = CHAT_TEMPLATE
     pair = NudgingGenerator.from_pretrained(
         (tiny_model(7, **size), tiny_tokenizer(False)),
         (tiny_model(57, vocab_size=259, **size), mistral),

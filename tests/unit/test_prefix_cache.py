@@ -6,7 +6,7 @@ from nudging_llm import NudgingConfig, NudgingGenerator
 from nudging_llm.protocol import GREEDY, Query
 from nudging_llm.runtime.prefix_cache import PrefixCache
 from nudging_llm.runtime.session import Session
-from tests.fakes import FakeEngine, FakeModel
+from nudging_llm.testing.fake_models import FakeEngine, FakeModel
 
 
 def evaluate(pool: PrefixCache, session: Session, tokens: list[int]) -> None:

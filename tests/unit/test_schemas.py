@@ -12,7 +12,7 @@ from pydantic import UUID4, BaseModel, Field, HttpUrl, TypeAdapter, ValidationEr
 
 from nudging_llm import NudgingConfig
 from nudging_llm.structured.type_schemas import schema_of
-from tests.scripted import rules, scripted_pair
+from nudging_llm.testing.scripted import rules, scripted_pair
 
 Price = Annotated[Decimal, Field(max_digits=4, decimal_places=2)]
 

@@ -15,7 +15,7 @@ import pytest
 from nudging_llm import STARTER, ConfigError, LazyGenerator, ModelLoadError, TemplateError, lazy_generator, starter
 from nudging_llm.engines.transformers import TransformersEngine
 from nudging_llm.frameworks.lazy import serial
-from tests.conftest import tiny_model, tiny_tokenizer
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 
 OPTIONS: dict[str, Any] = {"device": "cpu", "dtype": "float32"}
 

@@ -28,7 +28,7 @@ from nudging_llm import ConfigError, NudgingConfig, NudgingGenerator
 from nudging_llm.engines.base import CannotPackError, Row
 from nudging_llm.engines.transformers import TransformersEngine
 from nudging_llm.protocol import GREEDY
-from tests.conftest import tiny_model, tiny_tokenizer
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 
 SHAPE = dict(
     vocab_size=258, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,

@@ -44,7 +44,7 @@ def test_rules_and_records_know_no_engine(path):
 
 
 def test_importing_the_package_does_not_load_torch():
-    code = "import sys, nudging_llm; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys, nudging_llm; assert not {'torch', 'transformers', 'nudging_llm.testing'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -53,8 +53,14 @@ def test_every_public_name_exists():
         assert getattr(nudging_llm, name)
 
 
-@pytest.mark.parametrize("name", ["config", "text.prompts", "tools.definitions"])
+@pytest.mark.parametrize("name", ["config", "text.prompts", "tools.definitions", "testing.scripted"])
 def test_examples_in_docstrings_run(name):
     found = doctest.testmod(importlib.import_module(f"nudging_llm.{name}"))
     assert found.attempted
     assert not found.failed
+
+
+def test_the_integrations_import_nothing_from_these_tests():
+    files = [*(PACKAGE.parent / "integrations").rglob("*.py")]
+    assert files
+    assert [path for path in files if "tests" in imports(path)] == []

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from nudging_llm import BaseTemplate
 from nudging_llm.decoding.stopping import Answer
 from nudging_llm.provenance import Piece, Reason
+from nudging_llm.testing.fake_models import KINDS, codec
+from nudging_llm.testing.tiny import tiny_tokenizer
 from nudging_llm.text.prompts import read_messages, render_chat
 from nudging_llm.text.tokenizer import Detokenizer, IncrementalEncoder
-from tests.conftest import tiny_tokenizer
-from tests.fakes import KINDS, codec
 
 
 def piece(text: str, start: int) -> Piece:

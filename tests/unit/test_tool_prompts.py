@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from nudging_llm import BaseTemplate, MessageError, TemplateError
+from nudging_llm.testing.tiny import tiny_tokenizer
 from nudging_llm.text.prompts import read_messages, render_chat
 from nudging_llm.text.tokenizer import TokenizerAdapter
 from nudging_llm.tools.definitions import HERMES, Choice, Tool, tools_section
 from nudging_llm.tools.parser import ToolCall
-from tests.conftest import tiny_tokenizer
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = Tool("get_weather", "Weather of a city.", CITY)

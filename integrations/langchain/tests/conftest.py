@@ -1,4 +1,4 @@
-"""What both kinds of tests share. The core's test helpers come from the repository's own ``tests``."""
+"""What both kinds of tests share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all of these tests share. The core's test helpers come from the repository's own ``tests``."""
+"""What all of these tests share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llama_index.core.embeddings import MockEmbedding
 
 from llama_index.llms.nudging import NudgingLLM
 from nudging_llm import NudgingConfig, NudgingGenerator
-from tests.conftest import tiny_model, tiny_tokenizer
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="session")

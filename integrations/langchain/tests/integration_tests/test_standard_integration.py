@@ -16,7 +16,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 from langchain_nudging import ChatNudging
 from nudging_llm import starter
-from tests.scripted import rules, scripted_pair
+from nudging_llm.testing.scripted import rules, scripted_pair
 
 pytestmark = pytest.mark.filterwarnings("ignore:ChatNudging. (api_key|max_retries) has no effect")
 

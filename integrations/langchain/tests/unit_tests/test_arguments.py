@@ -33,8 +33,8 @@ from nudging_llm import (
     ToolError,
 )
 from nudging_llm.engines.transformers import TransformersEngine
-from tests.conftest import tiny_model, tiny_tokenizer
-from tests.scripted import rules, scripted_pair
+from nudging_llm.testing.scripted import rules, scripted_pair
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 
 TEXT = "One. Two! Three? Four; five, six."
 Pair = tuple[Any, Any]

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from langchain_nudging import AnswerProvenance, AsyncProvenanceCallbackHandler, ChatNudging, ProvenanceCallbackHandler
 from nudging_llm import NudgingGenerator, Piece
+from nudging_llm.testing.scripted import rules, scripted_pair
 from nudging_llm.views.terminal import TerminalView
-from tests.scripted import rules, scripted_pair
 
 SCRIPT = rules(("first", "One answer."), ("second", "Quite another answer."), ("fail", "Some words before it fails."))
 

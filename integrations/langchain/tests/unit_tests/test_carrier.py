@@ -31,7 +31,8 @@ from langchain_nudging import (
     get_provenances,
 )
 from nudging_llm import NudgingConfig, NudgingGenerator, Provenance
-from tests.conftest import timeless, tiny_model, tiny_tokenizer
+from nudging_llm.testing.comparing import timeless
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 
 QUESTION = "Who wrote this, and how sure were they?"
 #: What a path gives back: whatever carries the record, and whatever carries the pieces.

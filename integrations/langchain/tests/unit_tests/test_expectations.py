@@ -29,8 +29,8 @@ from transformers import PreTrainedTokenizerFast
 from langchain_nudging import ChatNudging, ProvenanceCallbackHandler, get_pieces, get_provenance
 from nudging_llm import ConfigError, ContextOverflowError, GrammarError, NudgingConfig, NudgingGenerator, ToolError
 from nudging_llm.engines.transformers import TransformersEngine
-from tests.conftest import tiny_model, tiny_tokenizer
-from tests.scripted import rules, scripted_pair
+from nudging_llm.testing.scripted import rules, scripted_pair
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 
 
 def call(city: str) -> str:

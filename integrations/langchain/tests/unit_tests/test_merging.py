@@ -17,10 +17,11 @@ from langchain_core.tracers.context import collect_runs
 
 from langchain_nudging import ChatNudging, get_pieces, get_provenance, get_provenances
 from nudging_llm import Provenance
+from nudging_llm.testing.comparing import timeless
+from nudging_llm.testing.scripted import rules, scripted_pair
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 from nudging_llm.tools.definitions import read_tools
 from nudging_llm.tools.parser import parse_calls
-from tests.conftest import timeless, tiny_model, tiny_tokenizer
-from tests.scripted import rules, scripted_pair
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is in beta")
 

@@ -22,7 +22,7 @@ from langchain_core.messages import (
 from langchain_nudging import ChatNudging
 from langchain_nudging.messages import to_core_messages
 from nudging_llm import MessageError, UnsupportedContentError
-from tests.scripted import scripted_pair
+from nudging_llm.testing.scripted import scripted_pair
 
 CALL = {"id": "call_1", "name": "get_weather", "args": {"city": "Rome"}}
 TEXT = {"type": "text", "text": "Hello"}

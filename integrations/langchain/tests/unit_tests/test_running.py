@@ -23,8 +23,8 @@ from langchain_nudging import ChatNudging, get_pieces, get_provenance
 from nudging_llm import ContextOverflowError, NudgingConfig, NudgingGenerator, OutOfMemoryError, UnsupportedContentError
 from nudging_llm.engines.base import Row
 from nudging_llm.protocol import Prediction
-from tests.conftest import tiny_model, tiny_tokenizer
-from tests.scripted import scripted_pair
+from nudging_llm.testing.scripted import scripted_pair
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 
 PATIENCE = 30  # seconds until a test that hangs fails
 STORY = " ".join(f"Then came day {i}." for i in range(26))

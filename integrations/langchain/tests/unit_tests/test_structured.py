@@ -19,8 +19,8 @@ from typing_extensions import TypedDict
 
 from langchain_nudging import ChatNudging, get_provenance, get_provenances
 from nudging_llm import ConfigError, ToolError
-from tests.conftest import tiny_model, tiny_tokenizer
-from tests.scripted import rules, scripted_pair
+from nudging_llm.testing.scripted import rules, scripted_pair
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 
 METHODS = ("function_calling", "json_schema", "json_mode")
 each_method = pytest.mark.parametrize("method", METHODS)

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from tokenizers import processors
 
-from tests.conftest import CHAT, tiny_model, tiny_tokenizer
+from nudging_llm.testing.tiny import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 
 #: As many models' templates: they write the beginning-of-text token themselves, and take a system message first or not at all.
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
-    "{{ raise_exception('The system message must come first.') }}{% endif %}{% endfor %}" + CHAT
+    "{{ raise_exception('The system message must come first.') }}{% endif %}{% endfor %}" + CHAT_TEMPLATE
 )
 
 

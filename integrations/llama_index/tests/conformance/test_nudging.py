@@ -18,7 +18,7 @@ from suite import MULTIPLIED, WAYS, LLMConformance, aresponses, begun, calling, 
 
 from llama_index.llms.nudging import NudgingLLM, collect_provenance, get_provenance
 from nudging_llm import BaseTemplate, ConfigError, NudgingConfig, NudgingGenerator
-from tests.scripted import scripted_pair
+from nudging_llm.testing.scripted import scripted_pair
 
 
 class TestNudgingLLM(LLMConformance):

@@ -27,8 +27,8 @@ from nudging_llm import (
     ToolError,
 )
 from nudging_llm.engines.transformers import TransformersEngine
-from tests.conftest import tiny_model, tiny_tokenizer
-from tests.scripted import rules, scripted_pair
+from nudging_llm.testing.scripted import rules, scripted_pair
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 
 QUESTION = [ChatMessage(content="Who wrote this?")]
 

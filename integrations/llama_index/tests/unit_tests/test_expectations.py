@@ -18,9 +18,9 @@ from pydantic import BaseModel
 from llama_index.llms.nudging import NudgingLLM, collect_provenance, get_pieces, get_provenance
 from llama_index.llms.nudging.messages import to_core_messages
 from nudging_llm import NudgingConfig, NudgingGenerator
+from nudging_llm.testing.scripted import rules, scripted_pair
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 from nudging_llm.text.prompts import read_messages
-from tests.conftest import tiny_model, tiny_tokenizer
-from tests.scripted import rules, scripted_pair
 
 
 def scripted(*pairs: tuple[str, str]) -> NudgingLLM:

@@ -36,8 +36,8 @@ from llama_index.llms.nudging import (
     get_provenance,
 )
 from nudging_llm import NudgingConfig, NudgingGenerator, Provenance
-from tests.conftest import timeless
-from tests.scripted import Script, rules, scripted_pair
+from nudging_llm.testing.comparing import timeless
+from nudging_llm.testing.scripted import Script, rules, scripted_pair
 
 #: As in the README. "yes": every call of the path, whole; of ``provenance_of``: the text that the path gives.
 TABLE = """\

@@ -28,9 +28,9 @@ from rich.console import Console
 from llama_index.llms.nudging import CallProvenance, NudgingLLM, collect_provenance, get_provenance
 from llama_index.llms.nudging.provenance import Recent, _containing, _Kept, _within
 from nudging_llm import NudgingConfig, NudgingGenerator, Piece, Provenance, Reason
+from nudging_llm.testing.comparing import timeless
+from nudging_llm.testing.scripted import scripted_pair
 from nudging_llm.views.terminal import TerminalView
-from tests.conftest import timeless
-from tests.scripted import scripted_pair
 
 PATIENCE = 30  # seconds until a test that hangs fails
 STORY = " ".join(f"Then came day {i}." for i in range(26))

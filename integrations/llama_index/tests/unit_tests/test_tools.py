@@ -25,7 +25,7 @@ from pydantic import UUID4, BaseModel, Field, HttpUrl, field_validator
 
 from llama_index.llms.nudging import NudgingLLM, collect_provenance, get_pieces
 from nudging_llm import NudgingConfig, NudgingGenerator, ToolError
-from tests.scripted import Script, rules, scripted_pair
+from nudging_llm.testing.scripted import Script, rules, scripted_pair
 
 
 def weather(city: str, days: int = 1) -> str:

@@ -1,22 +1,24 @@
-"""Tiny deterministic models over real tokenizers: honest fakes for testing logic fast.
+"""Models without weights over real tokenizers, and an engine that evaluates them.
 
-A fake's next token is a hash of the tokens so far, bent towards a shared "language" so that two fakes often agree. The
-tokenizers are real ones (``tokenizers`` library), small and of different kinds.
+The next token of a ``FakeModel`` is a hash of the tokens so far. It often follows a small "language", so that two fakes
+often agree, as two real models do. The tokenizers are real ones (``tokenizers`` library), small, and of the kinds that
+make a difference to a decoder. ``FakeEngine`` checks at each forward that its cache is what the session says.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from nudging_llm.engines.base import Row
-from nudging_llm.protocol import Prediction
-from nudging_llm.text.tokenizer import TokenizerAdapter
+from ..engines.base import Row
+from ..protocol import Prediction
+from ..text.tokenizer import TokenizerAdapter
 
 TEXT = [
     "the cat sat on the mat. the dog ran to the cat and sat.",
@@ -52,7 +54,7 @@ def _special(tokenizer: Tokenizer) -> Tokenizer:
 
 @lru_cache
 def tokenizer(kind: str) -> FakeTokenizer:
-    """One of: bytes, byte_bpe, gpt_bpe, metaspace, fallback, crossing."""
+    """The tokenizer of one kind in ``KINDS``."""
     if kind == "bytes":
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         tok = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
@@ -93,18 +95,19 @@ def _train_fallback(tok: Tokenizer) -> None:
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
     scratch = Tokenizer(models.BPE(unk_token="<unk>"))
     scratch.train_from_iterator(words, trainer)
-    import json
-
     model = json.loads(scratch.to_str())["model"]
     vocab, merges = model["vocab"], [tuple(merge) for merge in model["merges"]]
     tok.model = models.BPE(vocab=vocab, merges=merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
 
 
+#: One token a byte; byte-level BPE of two sizes; with a space before every text (Llama 2); with bytes for unknown characters
+#: (Gemma); with tokens that reach across a space.
 KINDS = ("bytes", "byte_bpe", "gpt_bpe", "metaspace", "fallback", "crossing")
 
 
 @lru_cache
 def codec(kind: str) -> TokenizerAdapter:
+    """The adapter over ``tokenizer(kind)``, made once."""
     return TokenizerAdapter(tokenizer(kind), f"fake-{kind}")
 
 
@@ -112,11 +115,27 @@ def _hash(*parts: Any) -> int:
     return zlib.crc32(repr(parts).encode())
 
 
-class FakeModel:
-    """A next-token function: (tokens) -> (id, probability).
+class NextTokenModel(Protocol):
+    """What ``FakeEngine`` needs of a model; ``kind`` and ``seed`` make its name."""
 
-    With probability ``agree`` (in 256ths) the next token continues the shared language, which is a function of the text
-    alone; else it is any token. Ends with probability ``end``.
+    kind: str
+    seed: int
+
+    def next(self, tokens: Sequence[int]) -> tuple[int, float]:
+        """The most probable next token after ``tokens``, and its probability."""
+        ...
+
+
+class FakeModel:
+    """A model whose next token is a hash of the tokens so far.
+
+    Args:
+        kind: of its tokenizer, one of ``KINDS``.
+        seed: two models of one seed are equal; ``seed % 4`` chooses the language.
+        agree: how often, in 256ths, the next token follows the language, which is a function of the text alone. Else it
+            is any token.
+        end: how often, in 256ths, the text ends.
+        low: how many of 100 tokens have a probability below 0.35; the others have one from 0.45 to 0.99.
     """
 
     def __init__(self, kind: str, seed: int, agree: int = 200, end: int = 8, low: int = 40) -> None:
@@ -126,6 +145,7 @@ class FakeModel:
         self._word_ids = [self._ids(word) for word in self._language]
 
     def next(self, tokens: Sequence[int]) -> tuple[int, float]:
+        """See ``NextTokenModel``."""
         h = _hash(self.seed, tuple(tokens[-24:]), len(tokens))
         prob = 0.05 + 0.3 * (h >> 8 & 255) / 255 if (h & 255) % 100 < self.low else 0.45 + 0.54 * (h >> 8 & 255) / 255
         if (h >> 16 & 255) < self.end:
@@ -160,17 +180,26 @@ _LANGUAGES = [
 
 
 class FakeEngine:
-    """A ``backends.Engine`` over a ``FakeModel``; its cache is the list of tokens, checked at every forward."""
+    """An ``Engine`` whose cache is the list of tokens, checked at every forward.
 
-    revision = None
+    Args:
+        model: what predicts.
+        can_crop: False for a cache that cannot go back, as a recurrent model's.
+
+    Attributes:
+        forwards: how many there were.
+        most_rows: the number of rows of the largest one.
+    """
+
+    revision: str | None = None
     context_length: int | None = None
     vocabulary_size: int | None = None
     device = "fake"
 
-    def __init__(self, model: FakeModel, can_crop: bool = True) -> None:
-        self.model, self.can_crop, self.name = model, can_crop, f"fake-{model.kind}-{model.seed}"
+    def __init__(self, model: NextTokenModel, can_crop: bool = True) -> None:
+        self.model, self.can_crop, self.can_pack = model, can_crop, can_crop
+        self.name = f"fake-{model.kind}-{model.seed}"
         self.tokenizer = model.codec
-        self.can_pack = can_crop
         self.forwards = self.most_rows = 0
         self.lock = threading.Lock()
 
