@@ -117,7 +117,7 @@ class PromptEncoder(Protocol):
         """Tokens of the prompt followed by the answer."""
         ...
 
-    def settle(self, answer: str) -> None:
+    def commit(self, answer: str) -> None:
         """The answer will only grow from here."""
         ...
 

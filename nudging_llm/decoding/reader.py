@@ -54,7 +54,7 @@ class ModelReader:
 
     def begin_round(self) -> None:
         """A round begins: the answer will only grow from here."""
-        self.encoder.settle(self.answer.text)
+        self.encoder.commit(self.answer.text)
         self.drafts.observe(self.encode(self.answer.text))
 
     def predict(

@@ -6,6 +6,7 @@ package is the real one: decoder, prompts, grammar, parser and sessions. ``impor
 ``scripted``     a generator that writes what a function of the prompt says: for tests of agents, chains and engines
 ``tiny``         real ``transformers`` models of 20,000 random weights, and their tokenizer: for tests of loading and plumbing
 ``fake_models``  an engine without weights over real tokenizers of six kinds: for tests of decoders and caches
+``remote``       a backend that answers later, in another order, with faults: for tests of what stands above a backend
 ``comparing``    pieces of two requests, made comparable
 
 An agent is tested like this::

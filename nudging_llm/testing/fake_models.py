@@ -116,10 +116,11 @@ def _hash(*parts: Any) -> int:
 
 
 class NextTokenModel(Protocol):
-    """What ``FakeEngine`` needs of a model; ``kind`` and ``seed`` make its name."""
+    """What ``FakeEngine`` needs of a model; ``kind`` and ``seed`` make its name, ``codec`` is its tokenizer."""
 
     kind: str
     seed: int
+    codec: TokenizerAdapter
 
     def next(self, tokens: Sequence[int]) -> tuple[int, float]:
         """The most probable next token after ``tokens``, and its probability."""

@@ -24,7 +24,7 @@ class IncrementalPromptEncoder:
         self._path = IncrementalEncoder(codec, prompt_ids, prompt_text)
         self.context_length = context_length
         self.encode = self._path.encode
-        self.settle = self._path.settle
+        self.commit = self._path.commit
         self.token_text = codec.token_text
         self.is_end = codec.is_end
         self.starts_call = codec.call_start_tokens.__contains__

@@ -190,7 +190,7 @@ class IncrementalEncoder:
             self._advance(self._codec.safe_boundary(self._text, len(self._text)))
         return [*self._head, *self._tail(text)]
 
-    def settle(self, answer: str) -> None:
+    def commit(self, answer: str) -> None:
         """Say that the answer will never again be shorter than this, nor differ from it."""
         self._text = self._join(answer)
 

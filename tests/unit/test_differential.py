@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -15,8 +17,9 @@ from nudging_llm.provenance import Piece
 from nudging_llm.runtime.local import LocalBackend
 from nudging_llm.runtime.request import ModelPart, Request
 from nudging_llm.runtime.scheduler import Scheduler
-from nudging_llm.runtime.streams import Stream, run_batch
+from nudging_llm.runtime.streams import AsyncStream, Stream, run_batch
 from nudging_llm.testing.fake_models import KINDS, FakeEngine, FakeModel
+from nudging_llm.testing.remote import ConnectionLost, FakeRemoteBackend
 from nudging_llm.text.prompt_encoder import IncrementalPromptEncoder
 from tests.reference import Ref, Rules, Slow
 
@@ -87,10 +90,14 @@ def run_for(models, prompt, rules, drafting, backends, costs=None) -> Request:
     costs = costs or {model: part.backend.costs for model, part in parts.items()}
     return Request(
         parts,
-        Scheduler([backend.worker for backend in backends]),
+        Scheduler([backend.worker for backend in backends if backend.worker is not None]),
         lambda clock: decode(base, nudging, config, MARKERS, clock, costs),
         config,
     )
+
+
+def remote_for(models, seed=0, **options) -> list[FakeRemoteBackend]:
+    return [FakeRemoteBackend(model, seed + at, **options) for at, model in enumerate(models)]
 
 
 def fast(
@@ -154,6 +161,63 @@ def test_cases_are_varied():
     }  # fmt: skip
     assert finishes == {"stop", "length", "stop_string", "repetition"}
     assert {"\u00e9", "\u65e5", "\U0001f642", "\n", " "} <= characters
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_backends_far_away_write_the_same(block):
+    """Answers that come later, in another order, some lost on the way and asked for again; some known before they are asked."""
+    for seed in range(block * 50, block * 50 + 50):
+        models, prompt, rules = random_case(seed)
+        expected = slow(models, prompt, rules)
+        backends = remote_for(models, seed, faults=0.2, ahead=seed % 4)
+        if seed % 3 == 1:
+            backends[0].close()
+            backends[0] = backends_for(models)[0]
+        elif seed % 3 == 2:
+            backends[1].close()
+            backends[1] = backends_for(models)[1]
+        stream = Stream(run_for(models, prompt, rules, True, backends))
+        pieces = list(stream)
+        assert essence(pieces) == reference_essence(expected), f"seed {seed}"
+        assert stream.provenance.finish_reason == expected.finish
+        for backend in backends:
+            backend.close()
+
+
+@pytest.mark.parametrize("block", range(4))
+async def test_many_requests_to_backends_far_away(block):
+    """Side by side, and as tasks: the pieces of each are those it has alone."""
+    models = random_case(block * 7)[0]
+    cases = [random_case(seed)[1:] for seed in range(block * 12, block * 12 + 12)]
+    expected = [reference_essence(slow(models, prompt, rules)) for prompt, rules in cases]
+    backends = remote_for(models, block, faults=0.1, ahead=block)
+    runs = [run_for(models, prompt, rules, True, backends) for prompt, rules in cases]
+    run_batch(runs, at_once=5)
+    assert [essence(run.pieces) for run in runs] == expected
+    assert max(backend.most_waiting for backend in backends) > 1
+
+    async def collected(prompt, rules):
+        stream = AsyncStream(run_for(models, prompt, rules, True, backends), ThreadPoolExecutor(1))
+        return [piece async for piece in stream]
+
+    found = await asyncio.gather(*(collected(prompt, rules) for prompt, rules in cases))
+    assert [essence(pieces) for pieces in found] == expected
+    for backend in backends:
+        backend.close()
+
+
+def test_a_backend_that_fails_ends_the_request_and_no_other():
+    models, prompt, rules = next(case for case in map(random_case, range(99)) if len(fast(*case)[0]) > 20)
+    whole = essence(fast(models, prompt, rules)[0])
+    base, nudging = remote_for(models, fails_after=6)
+    stream = Stream(run_for(models, prompt, rules, True, [base, nudging]))
+    with pytest.raises(ConnectionLost, match="Is it running"):
+        list(stream)
+    assert stream.provenance.finish_reason == "error"
+    assert essence(stream.pieces) == whole[: len(stream.pieces)]
+    base.fails_after = nudging.fails_after = None
+    again = Stream(run_for(models, prompt, rules, True, [base, nudging]))
+    assert essence(list(again)) == whole
 
 
 @pytest.mark.parametrize("seed", range(60))
