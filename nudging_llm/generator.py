@@ -66,13 +66,20 @@ class NudgingGenerator:
         local = {"cache_slots": cache_slots, "cache_bytes": cache_bytes, "batch_size": batch_size}
         self.base, self.nudging = as_backend(base, **local), as_backend(nudging, **local)
         self.config = config or NudgingConfig()
-        self.base_template = (
-            BaseTemplate(base_template) if isinstance(base_template, str) else base_template or BaseTemplate()
-        )
+        template = BaseTemplate(base_template) if isinstance(base_template, str) else base_template or BaseTemplate()
         self.batch_size = batch_size
-        self._maker = RequestMaker({"base": self.base, "nudging": self.nudging}, self.base_template)
+        self._maker = RequestMaker({"base": self.base, "nudging": self.nudging}, template)
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
+
+    @property
+    def base_template(self) -> BaseTemplate:
+        """How a conversation looks to the base model. Can be changed between calls."""
+        return self._maker.base_template
+
+    @base_template.setter
+    def base_template(self, template: BaseTemplate) -> None:
+        self._maker.base_template = template
 
     def __deepcopy__(self, memo: Any) -> NudgingGenerator:
         """Itself: a deep copy of what holds a generator shares its models."""

@@ -45,7 +45,7 @@ class RequestMaker:
     """
 
     def __init__(self, backends: Mapping[Model, ModelBackend], base_template: BaseTemplate) -> None:
-        self._backends, self._base_template = backends, base_template
+        self._backends, self.base_template = backends, base_template
         workers = [worker for backend in backends.values() if (worker := backend.worker) is not None]
         self._scheduler = Scheduler(workers)
         self._cache_watch = CacheWatch()
@@ -90,7 +90,7 @@ class RequestMaker:
     def count_tokens(self, messages: Messages, tools: Sequence[Any] = ()) -> int:
         """Length of the prompt for messages or a part of a conversation; see ``NudgingGenerator.count_tokens``."""
         conversation, offered = read_messages(messages, part=True), read_tools(tools)
-        transcript = self._base_template.render(conversation, offered)
+        transcript = self.base_template.render(conversation, offered)
         base, nudging = self._backends["base"].tokenizer, self._backends["nudging"].tokenizer
         counted = len(base.bos_ids) + len(base.encode(transcript))
         try:
@@ -101,7 +101,7 @@ class RequestMaker:
     def _encoders(self, messages: Messages, response_format: ResponseFormat) -> dict[Model, IncrementalPromptEncoder]:
         conversation = read_messages(messages)
         base, nudging = self._backends["base"], self._backends["nudging"]
-        transcript = self._base_template.render(conversation, response_format.tools)
+        transcript = self.base_template.render(conversation, response_format.tools)
         chat = render_chat(nudging.tokenizer, conversation, response_format.tools, response_format.choice)
         return {
             "base": IncrementalPromptEncoder(base.tokenizer, base.tokenizer.bos_ids, transcript, base.context_length),
@@ -115,7 +115,7 @@ class RequestMaker:
         response_format: ResponseFormat,
         markers: Sequence[str] | None = None,
     ) -> Request:
-        markers = self._base_template.markers if markers is None else markers
+        markers = self.base_template.markers if markers is None else markers
         if config.seed is None and (config.temperature or config.nudging_temperature):
             config = config.updated({"seed": random.SystemRandom().randrange(2**31)})
         params = _params(config)

@@ -6,39 +6,32 @@ import asyncio
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import LanguageModelInput, ModelProfile
-from langchain_core.language_models.base import LangSmithParams
-from langchain_core.language_models.chat_models import BaseChatModel, agenerate_from_stream, generate_from_stream
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
+from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
 from langchain_core.tools import BaseTool
 from pydantic import Field, PrivateAttr, SecretStr
 
 from nudging_llm import ConfigError, LazyGenerator
-from nudging_llm.errors import nearest
-from nudging_llm.frameworks.fields import NudgingFields, pair_name
-from nudging_llm.frameworks.lazy import serial
+from nudging_llm.frameworks.fields import pair_name
 
 from .callbacks import Listening
 from .chunks import ChunkWriter
 from .deadline import Deadline
 from .errors import langchain_errors
 from .messages import to_core_messages
-from .structured import METHODS, Method, StructuredOutput, json_schema, response_format, schema_tool, tool_definition
+from .profile import Profiled, given
+from .structured import response_format
+from .tool_calling import ToolCalling, definitions
 
 if TYPE_CHECKING:
-    from nudging_llm import NudgingGenerator
-
-#: Profiles that were worked out here, not given by a user.
-_RESOLVED: set[str] = set()
+    pass
 
 
-class ChatNudging(NudgingFields, BaseChatModel):
+class ChatNudging(Profiled, ToolCalling):
     """A pretrained base model that writes, and a small instruction-tuned model that nudges it where it is unsure.
 
     Setup:
@@ -156,42 +149,6 @@ class ChatNudging(NudgingFields, BaseChatModel):
                 warnings.warn(f"ChatNudging: {name} has no effect, as {why}.", UserWarning, stacklevel=2)
         self._refresh_profile()
 
-    def _refresh_profile(self) -> None:
-        """Work the profile out again, unless it is the user's own: a copy has other options, loaded models are known better."""
-        if self.profile is None or _fingerprint(self.profile) in _RESOLVED:
-            self.profile = self._resolve_model_profile()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name in ("max_tokens", "lookahead", "nudging_config"):
-            self._refresh_profile()
-
-    def _loaded(self, lazy: LazyGenerator | None = None) -> NudgingGenerator:
-        generator = super()._loaded(lazy)
-        if lazy is None and "max_input_tokens" not in (self.profile or {}):
-            self._refresh_profile()
-        return generator
-
-    def _resolve_model_profile(self) -> ModelProfile:
-        profile = ModelProfile(
-            name=self.model_name,
-            text_inputs=True,
-            image_inputs=False,
-            audio_inputs=False,
-            video_inputs=False,
-            text_outputs=True,
-            reasoning_output=False,
-            tool_calling=True,
-            tool_choice=True,
-            tool_call_streaming=True,
-            structured_output=True,
-            max_output_tokens=self._config().max_tokens,
-        )
-        if (room := self._prompt_room()) is not None:
-            profile["max_input_tokens"] = room
-        _RESOLVED.add(_fingerprint(profile))
-        return profile
-
     def _lazy_for(self, model: Any) -> LazyGenerator | None:
         """The models for one call; None: this object's.
 
@@ -213,36 +170,6 @@ class ChatNudging(NudgingFields, BaseChatModel):
     def _llm_type(self) -> str:
         return "chat-nudging"
 
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        """Everything that can change the text; LangChain's caches take it as their key."""
-        config = self._config()
-        options = config.model_dump(mode="json")
-        if self._lazy is not None:
-            weights: Any = self._lazy.key
-        else:
-            weights = [serial(engine) for engine in self._engines()] + [repr(self.generator.base_template)]
-        return {
-            "model_name": self.model_name,
-            "weights": weights,
-            "default_stop": options.pop("stop"),  # as "stop" LangChain would put a call's own in its place
-            **options,
-            "gate": config.gate if isinstance(config.gate, str) else repr(config.gate),
-        }
-
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        config = self._config()
-        params = LangSmithParams(
-            ls_provider="nudging",
-            ls_model_name=str(kwargs.get("model") or self.model_name),
-            ls_model_type="chat",
-            ls_temperature=_given(kwargs, "temperature", config.temperature),
-            ls_max_tokens=_given(kwargs, "max_tokens", config.max_tokens),
-        )
-        if found := stop or list(config.stop):
-            params["ls_stop"] = found if isinstance(found, list) else [str(found)]  # what is none is refused later
-        return params
-
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickled by its arguments: another process loads the models itself.
 
@@ -251,7 +178,7 @@ class ChatNudging(NudgingFields, BaseChatModel):
         """
         self._check_portable()
         given = {name: getattr(self, name) for name in self.model_fields_set - {"generator"}}
-        if _fingerprint(self.profile or {}) in _RESOLVED:
+        if self._profile_is_ours():
             given.pop("profile", None)
         return _made, (type(self), given)
 
@@ -277,7 +204,7 @@ class ChatNudging(NudgingFields, BaseChatModel):
             raise ConfigError(f"Unknown argument {next(iter(kwargs))!r}.")
         if not messages:
             return 0
-        return self._loaded().count_tokens(to_core_messages(messages), _tools(tools or ()))
+        return self._loaded().count_tokens(to_core_messages(messages), definitions(tools or ()))
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -346,7 +273,7 @@ class ChatNudging(NudgingFields, BaseChatModel):
         return await agenerate_from_stream(self._astream(messages, stop, run_manager, **kwargs))
 
     def _deadline(self, kwargs: Mapping[str, Any]) -> Deadline:
-        timeout = _given(kwargs, "timeout", self.timeout)
+        timeout = given(kwargs, "timeout", self.timeout)
         if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
             raise ConfigError(f"timeout={timeout!r}: give seconds above 0.")
         return Deadline(timeout)
@@ -362,101 +289,9 @@ class ChatNudging(NudgingFields, BaseChatModel):
         if "response_format" in asked:
             asked |= response_format(asked.pop("response_format"))
         if "tools" in asked:
-            asked["tools"] = _tools(asked["tools"])
+            asked["tools"] = definitions(asked["tools"])
         return self._call_options(asked if stop is None else {**asked, "stop": stop})
-
-    # -- tools and structured output ----------------------------------------------------------------------------------
-
-    def bind_tools(
-        self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
-        *,
-        tool_choice: str | dict[str, Any] | bool | None = None,
-        parallel_tool_calls: bool | None = None,
-        strict: bool | None = None,
-        **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        """This model with tools that it may call.
-
-        Args:
-            tools: LangChain tools, functions, pydantic classes, or dicts: OpenAI's, Anthropic's, JSON schemas with a title.
-            tool_choice: "auto" (the default), "none", "any", "required" or True (some tool must be called), or a tool's name;
-                OpenAI's and Anthropic's dicts too.
-            parallel_tool_calls: whether several calls may be made in one answer. Default: only where the models choose freely; a
-                small model that must call likes to make the same call twice.
-            strict: no effect: in ``<tool_call>`` tags, which is how the models are asked to call, arguments always fit.
-            kwargs: options for every call.
-
-        Raises:
-            ToolError: from the first call, if a tool or the choice is unusable.
-            GrammarError: from the first call, if a tool must be called whose schema no grammar can hold (``uniqueItems``,
-                fractional ``multipleOf`` …). In free choice its arguments are any object, with a warning.
-        """
-        bound: dict[str, Any] = {"tools": _tools(tools), **kwargs}
-        if tool_choice is not None:
-            bound["tool_choice"] = tool_choice
-        if parallel_tool_calls is not None:
-            bound["parallel_tool_calls"] = parallel_tool_calls
-        return self.bind(**bound)
-
-    def with_structured_output(
-        self,
-        schema: dict[str, Any] | type,
-        *,
-        method: Method = "function_calling",
-        include_raw: bool = False,
-        strict: bool | None = None,
-        **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, Any]:
-        """This model, answering with values of a type. Whatever the models, the answer fits the schema: a grammar holds them.
-
-        Args:
-            schema: a pydantic class (the value is an instance), a ``TypedDict``, a JSON schema or an OpenAI function (a dict).
-            method: "function_calling" (a forced call; both prompts show names and descriptions), "json_schema" or "json_mode"
-                (JSON as the text; the prompts do not show the schema, so say in the messages what you want).
-            include_raw: give ``{"raw": message, "parsed": value or None, "parsing_error": error or None}``; streamed, the last
-                two come at the end.
-            strict: no effect: it always is.
-            kwargs: options for every call.
-
-        Raises:
-            ConfigError: an unknown method, or a schema that is none.
-            GrammarError, ToolError: from the first call, if the schema cannot be enforced.
-        """
-        if method not in METHODS:
-            raise ConfigError(f"method={method!r}: one of {', '.join(METHODS)}.{nearest(str(method), METHODS)}")
-        shown = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
-        bound: Runnable[LanguageModelInput, AIMessage]
-        if method == "function_calling":
-            tool = schema_tool(schema)
-            name = tool["function"]["name"]
-            bound = self.bind_tools(
-                [tool], tool_choice=name, parallel_tool_calls=False, ls_structured_output_format=shown, **kwargs
-            )
-        else:
-            bound = self.bind(json_schema=json_schema(schema), ls_structured_output_format=shown, **kwargs)
-        parser = StructuredOutput(target=schema, from_call=method == "function_calling", quiet=include_raw)
-        if not include_raw:
-            return bound | parser
-        raw = itemgetter("raw")
-        read = RunnablePassthrough.assign(
-            parsed=raw | parser,
-            parsing_error=raw | RunnableLambda(parser.problem),
-        )
-        return RunnableMap(raw=bound) | read
 
 
 def _made(kind: type[ChatNudging], arguments: dict[str, Any]) -> ChatNudging:
     return kind(**arguments)
-
-
-def _fingerprint(profile: ModelProfile) -> str:
-    return repr(sorted(profile.items()))
-
-
-def _tools(tools: Sequence[Any]) -> list[dict[str, Any]]:
-    return [tool_definition(tool) for tool in tools]
-
-
-def _given(kwargs: Mapping[str, Any], name: str, default: Any) -> Any:
-    return default if kwargs.get(name) is None else kwargs[name]

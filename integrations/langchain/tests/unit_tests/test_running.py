@@ -445,7 +445,7 @@ def test_with_retry_does_not_ask_again_what_cannot_succeed(tiny, watch, model):
 def test_with_fallbacks_asks_another_model(model, generator, ask):
     """A pair of little context refuses a long question; one of more context answers."""
     small = scripted_pair(script)
-    small.base.context_length = 64
+    small.base.engine.context_length = 64
     first = ChatNudging(generator=small, max_tokens=40)
     question = "Please, " * 20 + "number 9"
     with pytest.raises(ContextOverflowError):
