@@ -29,7 +29,7 @@ UPWARD = {
 #: Libraries that only these parts may import.
 LIBRARIES = {
     "torch": {"engines", "testing", "starter"},
-    "transformers": {"engines", "testing", "starter"},
+    "transformers": {"engines", "testing", "starter", "cli"},
     "llguidance": {"structured"},
     "langchain_core": set(),
     "llama_index": set(),
