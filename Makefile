@@ -10,7 +10,7 @@ demo: $(READY)            ## the main job on real input: three questions, three 
 	$(BIN)/python -m benchmarks.demo
 
 test: $(READY) lint       ## all tests, the starter pair included; the frameworks' last, without sockets
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests --ignore tests/browser --ignore tests/real
 	$(BIN)/python -m pytest tests/browser tests/real
 	cd integrations/langchain && OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest -n auto tests/unit_tests
 	cd integrations/langchain && $(CURDIR)/$(BIN)/python -m pytest tests/integration_tests tests/peers

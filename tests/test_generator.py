@@ -18,7 +18,7 @@ from nudging_llm.engines.transformers import sample
 from nudging_llm.protocol import PredictionParams, Sampling
 from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 
-SCHEMA = Path(__file__).parents[2] / "docs" / "provenance.schema.json"
+SCHEMA = Path(__file__).parents[1] / "docs" / "provenance.schema.json"
 
 
 def plain(pieces):
