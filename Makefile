@@ -4,23 +4,43 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench wheels readme docs clean
+.PHONY: demo test test-fast lint bench wheels readme docs clean
 
 demo: $(READY)            ## the main job on real input: three questions, three ways
 	$(BIN)/python -m benchmarks.demo
 
-test: $(READY) lint       ## all tests, the starter pair included; the frameworks' last, without sockets
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/unit
-	$(BIN)/python -m pytest tests/browser tests/real
-	cd integrations/langchain && OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest -n auto tests/unit_tests
-	cd integrations/langchain && $(CURDIR)/$(BIN)/python -m pytest tests/integration_tests tests/peers
-	cd integrations/llama_index && OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest -n auto tests/unit_tests tests/conformance
-	cd integrations/llama_index && $(CURDIR)/$(BIN)/python -m pytest tests/integration_tests
+# Runs a stage: its number, its name, its command. Says what runs, and at the end how long it took.
+define stage
+@echo "[$(1)] $(2) …"; begun=$$(date +%s); ( $(3) ); code=$$?; \
+ if [ $$code = 0 ]; then said=passed; else said=FAILED; fi; \
+ echo "[$(1)] $(2): $$said after $$(( $$(date +%s) - begun )) s"; exit $$code
+endef
 
-lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+# Several processes with one thread each are faster than one process with several threads: the models here are small.
+PYTEST := OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest -q -n auto --dist worksteal
+RUFF_AND_MYPY := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+CORE := $(PYTEST) tests --ignore tests/real --ignore tests/browser
+LANGCHAIN := cd integrations/langchain && $(PYTEST) tests/unit_tests
+LLAMA_INDEX := cd integrations/llama_index && $(PYTEST) tests/unit_tests tests/conformance
+
+test: $(READY)            ## all tests, the starter pair included
+	$(call stage,1/8,style and types,$(RUFF_AND_MYPY))
+	$(call stage,2/8,the core on tiny and scripted models,$(CORE))
+	$(call stage,3/8,LangChain on tiny and scripted models,$(LANGCHAIN))
+	$(call stage,4/8,LlamaIndex on tiny and scripted models,$(LLAMA_INDEX))
+	$(call stage,5/8,the HTML page in a browser,$(BIN)/python -m pytest -q tests/browser)
+	$(call stage,6/8,the starter pair,$(PYTEST) tests/real)
+	$(call stage,7/8,LangChain on the starter pair,cd integrations/langchain && $(PYTEST) tests/integration_tests tests/peers)
+	$(call stage,8/8,LlamaIndex on the starter pair,cd integrations/llama_index && $(PYTEST) tests/integration_tests)
+
+test-fast: $(READY)       ## all tests that need no weights; of the random ones a tenth
+	$(call stage,1/4,style and types,$(RUFF_AND_MYPY))
+	$(call stage,2/4,the core on tiny and scripted models,NUDGING_TESTS=sample $(CORE))
+	$(call stage,3/4,LangChain on tiny and scripted models,$(LANGCHAIN))
+	$(call stage,4/4,LlamaIndex on tiny and scripted models,$(LLAMA_INDEX))
+
+lint: $(READY)            ## style and types
+	$(RUFF_AND_MYPY)
 
 bench: $(READY)           ## speed, side by side in one run; figures and picture go to build/
 	mkdir -p build

@@ -12,7 +12,7 @@ import pytest
 
 from nudging_llm import Provenance
 from nudging_llm.views.html import page as html_page
-from tests.unit.test_html import NASTY, record
+from tests.views.test_html import NASTY, record
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 playwright = pytest.importorskip("playwright.sync_api")

@@ -1,183 +1,32 @@
-"""Constrained decoding on fake pairs over all kinds of tokenizers: always valid, whatever the models would write."""
+"""Grammars on fake pairs: what is forced, what is closed, what is refused, and calls in free text."""
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nudging_llm import GrammarError, NudgingConfig
-from nudging_llm.decoding.decode import decode, decode_alone
+from nudging_llm.decoding.decode import decode_alone
 from nudging_llm.protocol import GREEDY
 from nudging_llm.provenance import Reason
-from nudging_llm.result import Result
 from nudging_llm.runtime.local import LocalBackend
 from nudging_llm.runtime.request import ModelPart, Request
 from nudging_llm.runtime.scheduler import Scheduler
 from nudging_llm.runtime.streams import Stream
 from nudging_llm.structured.constraint import Constraint, vocabulary
-from nudging_llm.structured.grammar import Grammar, calls_grammar, choices_grammar, json_grammar, regex_grammar
+from nudging_llm.structured.grammar import calls_grammar, choices_grammar, json_grammar, regex_grammar
 from nudging_llm.testing.fake_models import KINDS, FakeEngine, FakeModel, codec
 from nudging_llm.text.prompt_encoder import IncrementalPromptEncoder
 from nudging_llm.tools.definitions import HERMES, read_tools
 from nudging_llm.tools.parser import parse_calls
-
-# -- random schemas ---------------------------------------------------------------------------------------------------
-
-names = st.sampled_from(["a", "b", "city name", "größe", "日本", "x-1", 'quo"te', "back\\slash", "ref"])
-texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12)
-scalars = st.one_of(st.none(), st.booleans(), st.integers(-(10**6), 10**6), texts)
-
-
-@st.composite
-def numbers(draw: st.DrawFn) -> dict[str, Any]:
-    low = draw(st.integers(-50, 50))
-    schema: dict[str, Any] = {"type": draw(st.sampled_from(["integer", "number"]))}
-    if draw(st.booleans()):
-        schema["minimum"] = low
-    if draw(st.booleans()):
-        schema["maximum"] = low + draw(st.integers(10, 1000))
-    if schema["type"] == "integer" and draw(st.booleans()):
-        schema["multipleOf"] = draw(st.sampled_from([2, 5, 7]))
-    return schema
-
-
-@st.composite
-def strings(draw: st.DrawFn) -> dict[str, Any]:
-    kind = draw(st.integers(0, 3))
-    if kind == 0:
-        return {"type": "string"}
-    if kind == 1:
-        least = draw(st.integers(0, 6))
-        return {"type": "string", "minLength": least, "maxLength": least + draw(st.integers(0, 9))}
-    if kind == 2:
-        pattern = draw(st.sampled_from(["^[A-Z]{2}[0-9]+$", "^(ab)*c$", "^é{2,3}$", "^[^0-9]+$", "^\\d{4}-\\d{2}$"]))
-        return {"type": "string", "pattern": pattern}
-    return {"type": "string", "format": draw(st.sampled_from(["date", "date-time", "uuid", "ipv4", "email"]))}
-
-
-def objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    def build(properties: dict[str, Any], chosen: random.Random, silent: bool) -> dict[str, Any]:
-        required = [name for name in properties if chosen.random() < 0.6]
-        schema: dict[str, Any] = {"type": "object", "properties": properties, "required": required}
-        return schema if silent else schema | {"additionalProperties": False}
-
-    return st.builds(build, st.dictionaries(names, inner, max_size=4), st.randoms(), st.booleans())
-
-
-def arrays(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    def build(items: Any, least: int, more: int | None) -> dict[str, Any]:
-        schema = {"type": "array", "items": items, "minItems": least}
-        return schema if more is None else schema | {"maxItems": least + more}
-
-    return st.builds(build, inner, st.integers(0, 3), st.one_of(st.none(), st.integers(0, 3)))
-
-
-leaves = st.one_of(
-    numbers(),
-    strings(),
-    st.just({"type": "boolean"}),
-    st.just({"type": "null"}),
-    st.builds(lambda values: {"enum": values}, st.lists(scalars, min_size=1, max_size=4, unique_by=json.dumps)),
-    st.builds(lambda value: {"const": value}, scalars),
-    st.just({"$ref": "#/$defs/node"}),
-)
-schemas = st.recursive(
-    leaves,
-    lambda inner: st.one_of(
-        objects(inner),
-        arrays(inner),
-        st.builds(lambda options: {"anyOf": options}, st.lists(inner, min_size=1, max_size=3)),
-    ),
-    max_leaves=6,
-)
-WHOLE = {"type": "integer"}
-NODE = {
-    "type": "object",
-    "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}, "v": {"type": "integer"}},
-    "required": ["v"],
-}
-
-
-# -- running fakes ----------------------------------------------------------------------------------------------------
-
-
-def models_for(seed: int, end: int = 8) -> list[FakeModel]:
-    rng = random.Random(seed)
-    language = rng.randrange(4)
-    return [FakeModel(rng.choice(KINDS), rng.randrange(2**20) * 4 + language, end=end) for _ in range(2)]
-
-
-def answer(grammar: Grammar, models: list[FakeModel], config: NudgingConfig, crop: bool = True) -> Result:
-    backends = {
-        model: LocalBackend(FakeEngine(fake, crop)) for model, fake in zip(("base", "nudging"), models, strict=True)
-    }
-    voices = {
-        "base": IncrementalPromptEncoder(models[0].codec, models[0].codec.bos_ids, "Question: why?\nAnswer:", None),
-        "nudging": IncrementalPromptEncoder(models[1].codec, models[1].codec.encode("user says"), "", None),
-    }
-    constraint = Constraint(grammar, {name: fake.codec for name, fake in zip(voices, models, strict=True)}, ["base"])
-    parts = {
-        name: ModelPart(backends[name], GREEDY, voice.encode("")).held_to(grammar) for name, voice in voices.items()
-    }
-
-    def start(clock):
-        return decode(voices["base"], voices["nudging"], config, ("\nQuestion:",), clock, None, constraint)
-
-    scheduler = Scheduler([backend.worker for backend in backends.values()])
-    stream = Stream(Request(parts, scheduler, start, config, constraint=constraint))
-    for _ in stream:
-        pass
-    return stream.result
-
-
-def valid(schema: Any, text: str) -> None:
-    jsonschema.validate(json.loads(text), schema, jsonschema.Draft202012Validator)
-
-
-# -- always valid -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("quarter", range(4))  # so that cores can share them
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
-@given(schema=schemas, seed=st.integers(0, 2**30), tight=st.booleans())
-@example(schema={"enum": ["0\x7f"]}, seed=0, tight=False)
-@example(schema={"type": "object", "properties": {"\x7f": {"const": "\x9f"}}, "required": ["\x7f"]}, seed=0, tight=True)
-def test_random_schemas_are_always_met(quarter: int, schema: dict[str, Any], seed: int, tight: bool) -> None:
-    schema = {**schema, "$defs": {"node": NODE}}
-    try:
-        grammar = json_grammar(schema)
-    except GrammarError as error:  # two bounds or a pattern that exclude each other
-        assert "nsatisfiable" in str(error) or "multiple of" in str(error), error
-        return
-    rng = random.Random(seed)
-    models = models_for(seed)
-    shortest = (
-        Constraint(grammar, {}).closing("", lambda way: True) or ""
-    )  # what has no room at all is refused elsewhere
-    config = NudgingConfig(
-        max_tokens=max(400 if tight else 1200, 4 * len(models[0].codec.encode(shortest))),
-        threshold=rng.choice([0.0, 0.4, 1.1]),
-        lookahead=rng.choice([1, 4, 16]),
-        end_check=rng.choice(["lookahead", "sentence"]),
-        stop_on=rng.choice(["nudging", "either", "both"]),
-    )
-    drafted = answer(grammar, models, config)
-    valid(schema, drafted.text)
-    record = drafted.provenance
-    assert record.n_tokens <= config.max_tokens
-    assert record.finish_reason in ("stop", "length", "repetition")
-    plain = answer(grammar, models, config.updated({"drafting": False}), crop=rng.random() < 0.8)
-    assert plain.text == drafted.text
-    assert [(p.text, p.source, p.reason) for p in plain.provenance.pieces] == [
-        (p.text, p.source, p.reason) for p in record.pieces
-    ]
+from tests.sampling import cases
+from tests.structured.answering import CALL, Scripted, answer, models_for, valid
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -277,7 +126,7 @@ def test_one_model_alone(model: str) -> None:
 # -- the constraint by itself -----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150), deadline=None)
 @given(seed=st.integers(0, 2**30), kind=st.sampled_from(KINDS))
 def test_masks_are_the_same_whatever_was_asked_before(seed: int, kind: str) -> None:
     """A follower that went back and forth answers as a fresh one."""
@@ -401,23 +250,6 @@ def test_corner_cases_are_met(value: Any) -> None:
 
 
 # -- calls in free text -----------------------------------------------------------------------------------------------
-
-
-class Scripted(FakeModel):
-    """A model that would write one text, whatever the grammar makes of it."""
-
-    def __init__(self, kind: str, prompt: str, script: str, prob: float) -> None:
-        super().__init__(kind, 1)
-        self.prompt, self.script, self.prob = prompt, script, prob
-
-    def next(self, tokens: Any) -> tuple[int, float]:
-        text = self.codec.decode([token for token in tokens if not self.codec.is_end(token)])
-        written = text.partition(self.prompt)[2].lstrip(" ")
-        rest = self.codec.encode(self.script[len(written) :])
-        return (rest[0] if rest else self.codec._backend.token_to_id("<end>")), self.prob
-
-
-CALL = {"name": "add", "parameters": {"type": "object", "properties": {"n": WHOLE}, "required": ["n"]}}
 
 
 @pytest.mark.parametrize("kind", ["bytes", "byte_bpe", "gpt_bpe", "fallback"])

@@ -22,7 +22,7 @@ from nudging_llm.testing.tiny import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 from nudging_llm.text.tokenizer import TokenizerAdapter
 from nudging_llm.tools.definitions import HERMES, read_tools
 from nudging_llm.tools.parser import parse_calls
-from tests.unit.test_grammar import CALL, Scripted, answer, valid
+from tests.structured.answering import CALL, Scripted, answer, valid
 
 TOOLS = read_tools([CALL, {**CALL, "name": "frob"}])
 FREE_CALLS = calls_grammar(HERMES.schema(TOOLS), HERMES.begin, HERMES.end, True, "<tool_call>")

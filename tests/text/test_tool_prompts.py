@@ -15,6 +15,7 @@ from nudging_llm.text.prompts import read_messages, render_chat
 from nudging_llm.text.tokenizer import TokenizerAdapter
 from nudging_llm.tools.definitions import HERMES, Choice, Tool, tools_section
 from nudging_llm.tools.parser import ToolCall
+from tests.sampling import cases
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = Tool("get_weather", "Weather of a city.", CITY)
@@ -359,7 +360,7 @@ ODD = st.lists(
 
 
 @pytest.mark.parametrize("way", WAYS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=cases(60), deadline=None)
 @given(content=ODD)
 def test_what_was_put_aside_comes_back_as_the_template_writes_it(way, content):
     expression, expected = WAYS[way]

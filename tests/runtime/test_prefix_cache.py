@@ -145,3 +145,28 @@ def test_memory_stays_flat(tiny):
         len(batcher.cache._idle) <= 8 and not batcher.cache._working
         for batcher in (tiny.base.worker, tiny.nudging.worker)
     )
+
+
+def test_asking_the_same_again_is_a_cache_hit(tiny):
+    for _ in range(6):
+        record = tiny.generate("again " * 20, max_tokens=4).provenance
+        assert not any(warning.code == "cache_never_hit" for warning in record.warnings)
+    assert record.base.prompt_tokens_reused > 100
+    assert record.base.forwards == 0
+
+
+def test_warns_when_a_shared_prompt_never_hits_the_cache(tiny_pair):
+    generator = NudgingGenerator.from_pretrained(*tiny_pair, NudgingConfig(max_tokens=2), device="cpu", cache_slots=0)
+    found = [generator.generate("shared " * 12 + str(i)).provenance.warnings for i in range(5)]
+    assert [any(w.code == "cache_never_hit" for w in warnings) for warnings in found] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
+    with_cache = NudgingGenerator.from_pretrained(*tiny_pair, NudgingConfig(max_tokens=2), device="cpu")
+    for i in range(5):
+        record = with_cache.generate("shared " * 12 + str(i)).provenance
+        assert not any(w.code == "cache_never_hit" for w in record.warnings)
+    assert record.base.prompt_tokens_reused > 80

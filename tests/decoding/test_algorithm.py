@@ -22,6 +22,7 @@ from nudging_llm.testing.fake_models import KINDS, FakeEngine, FakeModel
 from nudging_llm.testing.remote import ConnectionLost, FakeRemoteBackend
 from nudging_llm.text.prompt_encoder import IncrementalPromptEncoder
 from tests.reference import Ref, Rules, Slow
+from tests.sampling import cases
 
 MARKERS = ("\nQuestion:", "\nAnswer:")
 PROMPTS = ["Question: why?\nAnswer:", "the  cat", "\u65e5\u672c?", "a", "Say: one two\n"]
@@ -131,7 +132,7 @@ def reference_essence(found: Slow):
     return [(p.text, p.source, p.reason, p.round, round(p.prob, 9), p.top, p.n) for p in found.out]
 
 
-@pytest.mark.parametrize("block", range(25))
+@pytest.mark.parametrize("block", range(cases(25)))
 def test_same_text_and_pieces_as_the_reference(block):
     for seed in range(block * 100, block * 100 + 100):
         models, prompt, rules = random_case(seed)
@@ -220,13 +221,13 @@ def test_a_backend_that_fails_ends_the_request_and_no_other():
     assert essence(list(again)) == whole
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(cases(60)))
 def test_caches_that_cannot_be_cropped_give_the_same_text(seed):
     models, prompt, rules = random_case(seed)
     assert essence(fast(models, prompt, rules)[0]) == essence(fast(models, prompt, rules, can_crop=False)[0])
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(cases(60)))
 def test_a_warm_session_gives_the_same_text(seed):
     models, prompt, rules = random_case(seed)
     backends = backends_for(models)
@@ -240,7 +241,7 @@ def test_a_warm_session_gives_the_same_text(seed):
 AHEAD = {"base": ForwardCosts.fixed((1, 100.0), (64, 101.0)), "nudging": ForwardCosts.fixed((1, 1.0), (64, 1.1))}
 
 
-@pytest.mark.parametrize("block", range(8))
+@pytest.mark.parametrize("block", range(cases(8)))
 def test_no_guess_changes_the_text(block):
     """Also where the nudging model writes ahead for the base model, in base runs of every kind."""
     ahead = 0
@@ -284,7 +285,7 @@ def test_drafts_save_base_forwards():
     assert saved > 0
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", range(cases(80)))
 def test_threshold_above_one_without_prefix_rule_is_the_nudging_model_alone(seed):
     """Word for word, up to re-tokenisation at the joins: so with one tokenizer in which text and tokens agree."""
     nudging = FakeModel("bytes", seed * 4, agree=240, end=3, low=40)
@@ -306,7 +307,7 @@ def test_threshold_above_one_without_prefix_rule_is_the_nudging_model_alone(seed
     assert all(p.source == "nudging" for p in pieces)
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", range(cases(80)))
 def test_threshold_zero_is_the_base_model_between_its_own_ends(seed):
     models, prompt, _ = random_case(seed)
     rules = Rules(gamma=0.0, k=8, max_tokens=80, guard=False, markers=())

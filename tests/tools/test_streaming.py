@@ -11,11 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nudging_llm.provenance import ModelUse, Piece, Provenance, Reason
-from nudging_llm.runtime.request import Result
+from nudging_llm.result import Result
 from nudging_llm.structured.response_format import read_response_format
 from nudging_llm.tools.definitions import HERMES
 from nudging_llm.tools.parser import InvalidToolCall
 from nudging_llm.tools.streaming import CallDelta, ParsedPiece, ToolCallParser
+from tests.sampling import cases
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOLS = [{"name": name, "description": "Of a city.", "parameters": CITY} for name in ("get_weather", "get_time")]
@@ -122,7 +123,7 @@ RULED_CALL = st.builds(call, st.sampled_from(["get_weather", "get_time"]), ARGUM
 @given(fragments=st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5), max_size=6), cuts=CUTS)
 @example(fragments=["[TOOL_CALLS] ", call("get_moon", {}), " so"], cuts=EVERY)
 @example(fragments=["Look:\n```json\n", call("get_time", {"city": "a ``` b"}), "\n``` there"], cuts=EVERY)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=cases(400), deadline=None)
 def test_any_text_in_any_pieces_is_sorted_as_the_whole_is_read(fragments, cuts):
     text = "".join(fragments).replace("<tool_call>", "")
     check(text, cuts)
@@ -131,7 +132,7 @@ def test_any_text_in_any_pieces_is_sorted_as_the_whole_is_read(fragments, cuts):
 @given(
     said=st.lists(st.sampled_from(FRAGMENTS), max_size=3), calls=st.lists(RULED_CALL, min_size=1, max_size=3), cuts=CUTS
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(300), deadline=None)
 def test_ruled_calls_after_any_text_are_those_that_are_read_from_the_whole(said, calls, cuts):
     check("".join(said) + ruled(*calls), cuts)
 
@@ -193,7 +194,7 @@ WORDS = st.text(st.sampled_from("abc .,:;!?()|>}]\n\t東🙂\"'"), max_size=30)
 
 
 @given(text=WORDS.map(lambda words: "A" + words), cuts=CUTS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100), deadline=None)
 def test_text_that_cannot_be_a_call_is_handed_on_at_once(text, cuts):
     tool_call_parser = ToolCallParser(True)
     for piece in pieces_of(text, cuts):
@@ -233,7 +234,7 @@ def test_what_only_looks_like_a_call_is_handed_on_when_that_shows(text, settled)
 
 
 @given(fragments=st.lists(st.sampled_from(FRAGMENTS), max_size=5), cuts=CUTS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=cases(200), deadline=None)
 def test_only_what_may_be_a_call_is_held_back(fragments, cuts):
     tool_call_parser, text, given_on = ToolCallParser(True), "A" + "".join(fragments).replace("<tool_call>", ""), 0
     for piece in pieces_of(text, cuts):

@@ -15,7 +15,7 @@ import pytest
 import nudging_llm
 
 pytest.importorskip("mkdocs")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
