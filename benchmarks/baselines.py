@@ -23,8 +23,10 @@ from transformers.generation.streamers import BaseStreamer
 
 from nudging_llm import NudgingGenerator
 from nudging_llm.engines.transformers import TransformersEngine
-from nudging_llm.text.prompts import Messages, read_messages, render_chat
-from nudging_llm.text.tokenizer import REPLACEMENT, TokenizerAdapter
+from nudging_llm.text.chat_template import render_chat
+from nudging_llm.text.incremental import REPLACEMENT
+from nudging_llm.text.messages import Messages, read_messages
+from nudging_llm.text.tokenizer import TokenizerAdapter
 
 LOOKUP_TOKENS = 10
 #: Tokens by which a completion may be longer than K, so that its last character is whole (UTF-8 has at most 4 bytes).

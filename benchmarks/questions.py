@@ -5,7 +5,7 @@ The third kind is made from the first: a context of several texts, one of which 
 
 from __future__ import annotations
 
-from nudging_llm.text.prompts import Messages
+from nudging_llm.text.messages import Messages
 from tests.conftest import OWN_QUESTIONS, data_folder, read_questions
 
 KINDS = ("GSM8K", "Vicuna", "quoting RAG")

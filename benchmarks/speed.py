@@ -31,7 +31,7 @@ from transformers.utils import logging
 from benchmarks import baselines
 from benchmarks.questions import KINDS, questions
 from nudging_llm import NudgingGenerator
-from nudging_llm.text.prompts import Messages
+from nudging_llm.text.messages import Messages
 
 #: Settings of ours that are measured; the first is the default.
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -28,8 +28,8 @@ from .errors import (
 from .frameworks.lazy import STARTER, LazyGenerator, lazy_generator
 from .protocol import Prediction
 from .provenance import Piece, Provenance, Reason, Span
-from .text.prompts import BaseTemplate
-from .tools.parser import InvalidToolCall, ToolCall
+from .text.base_template import BaseTemplate
+from .tools.calls import InvalidToolCall, ToolCall
 from .tools.streaming import CallDelta, ParsedPiece, ToolCallParser
 
 if TYPE_CHECKING:

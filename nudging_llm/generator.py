@@ -23,7 +23,8 @@ from .runtime.local import as_backend
 from .runtime.prepare import RequestMaker
 from .runtime.streams import AsyncStream, Stream, run_batch
 from .structured.response_format import ResponseFormat, read_response_format
-from .text.prompts import BaseTemplate, Messages
+from .text.base_template import BaseTemplate
+from .text.messages import Messages
 
 
 class NudgingGenerator:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .provenance import Provenance
-from .tools.parser import InvalidToolCall, ToolCall
+from .tools.calls import InvalidToolCall, ToolCall
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,12 @@ MODULES = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesu
 
 #: What each part of the package may import besides itself and what stands before it in this list. A dot: a single module.
 LAYERS = [
-    "errors", "provenance", "protocol", "result", "structured.type_schemas", "decoding.gates", "decoding.costs", "decoding.drafts", "config", "decoding",
+    "errors", "provenance", "protocol", "tools.calls", "result", "structured.type_schemas", "decoding.gates", "decoding.costs", "decoding.drafts", "config", "decoding",
     "tools", "text", "structured", "engines", "runtime", "starter", "generator", "views", "frameworks", "testing", "cli",
 ]  # fmt: skip
 #: Imports within functions that go up, each for a reason.
 UPWARD = {
     ("nudging_llm.provenance", "nudging_llm.views.html"): "a record shows itself in a notebook",
-    ("nudging_llm.result", "nudging_llm.tools.parser"): "a result holds the calls that were read from its text",
 }
 #: Libraries that only these parts may import.
 LIBRARIES = {

@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from ..config import NudgingConfig
 from ..errors import ConfigError, nearest
-from ..tools.definitions import is_forced
+from ..tools.choice import is_forced
 from .lazy import STARTER, LazyGenerator, lazy_generator
 
 if TYPE_CHECKING:

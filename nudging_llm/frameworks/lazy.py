@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from ..engines.load import ModelSource, load_engine
 from ..errors import ConfigError, StarterError
-from ..text.prompts import BaseTemplate
+from ..text.base_template import BaseTemplate
 
 if TYPE_CHECKING:
     from ..engines.base import Engine

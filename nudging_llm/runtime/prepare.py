@@ -28,8 +28,10 @@ from ..protocol import Model, PredictionParams, Sampling
 from ..provenance import Warning
 from ..structured.constraint import Constraint
 from ..structured.response_format import ResponseFormat
+from ..text.base_template import BaseTemplate
+from ..text.chat_template import render_chat
+from ..text.messages import Messages, check_text, read_messages
 from ..text.prompt_encoder import IncrementalPromptEncoder
-from ..text.prompts import BaseTemplate, Messages, check_text, read_messages, render_chat
 from ..tools.definitions import read_tools
 from .record import CacheWatch
 from .request import ModelPart, Request

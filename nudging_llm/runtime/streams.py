@@ -18,7 +18,7 @@ from ..engines.base import QueryInterrupted
 from ..protocol import Prediction, Query
 from ..provenance import FinishReason, Piece, Provenance
 from ..result import Result
-from ..tools.definitions import partial_object
+from ..tools.json_values import partial_object
 from ..tools.streaming import ToolCallParser
 from .request import Request
 

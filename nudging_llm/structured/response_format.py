@@ -20,18 +20,14 @@ from ..config import NudgingConfig
 from ..errors import ConfigError, GrammarError, nearest
 from ..provenance import Provenance
 from ..result import Result
-from ..tools.definitions import HERMES, Choice, Tool, partial_object, read_choice, read_tools
+from ..tools.choice import Choice, read_choice
+from ..tools.definitions import Tool, read_tools
+from ..tools.json_values import partial_object
 from ..tools.parser import parse_calls
 from ..tools.streaming import ToolCallParser
-from .grammar import (
-    Grammar,
-    calls_grammar,
-    choices_grammar,
-    closed_objects,
-    enforceable,
-    json_grammar,
-    regex_grammar,
-)
+from ..tools.styles.hermes import HERMES
+from .grammar import Grammar, calls_grammar, choices_grammar, json_grammar, regex_grammar
+from .json_schema import closed_objects, enforceable
 from .type_schemas import schema_of
 
 #: The per-call keywords that ask for a form.

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..config import NudgingConfig
 from ..generator import NudgingGenerator
-from ..text.prompts import BaseTemplate
+from ..text.base_template import BaseTemplate
 from ..text.tokenizer import TokenizerAdapter
 from .fake_models import FakeEngine
 from .tiny import tiny_tokenizer

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .tokenizer import Detokenizer, IncrementalEncoder, TokenizerAdapter
+from .incremental import Detokenizer, IncrementalEncoder
+from .tokenizer import TokenizerAdapter
 
 
 class IncrementalPromptEncoder:

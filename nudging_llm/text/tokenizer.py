@@ -1,13 +1,11 @@
 """Text to tokens and back, for one tokenizer.
 
-Knows: the tokenizer's vocabulary, which tokens are control tokens, where text may be cut so that both sides can be
-tokenised alone. Leaves to others: prompts' wording (``prompts.py``) and any model.
+Knows: the tokenizer's vocabulary, its chat template, which tokens are control tokens, where text may be cut so that both sides
+can be tokenised alone. Leaves to others: prompts' wording and any model.
 
-Text is the canonical state of an answer (design, section 4), so a path of tokens is always "the tokens of this text".
-Tokenising the whole text at every round would cost O(length) each; ``IncrementalEncoder`` re-tokenises from the last *safe
-boundary* only. A boundary before a space is safe if no token of the vocabulary reaches across it: then neither a BPE
-merge nor a unigram piece can span it, and both sides tokenise independently. That is checked against the vocabulary,
-not assumed (one tokenizer in this project's tests has the single crossing token ``> </``).
+A boundary before a space is safe if no token of the vocabulary reaches across it: then neither a BPE merge nor a unigram piece
+can span it, and both sides tokenise independently. That is checked against the vocabulary, not assumed (one tokenizer in this
+project's tests has the single crossing token ``> </``).
 """
 
 from __future__ import annotations
@@ -19,14 +17,15 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import ModelLoadError
+from ..tools.styles import control_tokens
 
-#: What a byte that is not (yet) a whole UTF-8 character decodes to.
-REPLACEMENT = "\ufffd"
 #: How vocabularies spell a space: as itself, SentencePiece's, byte-level BPE's.
 _SPACES = frozenset({" ", "\u2581", chr(256 + 32)})
+
+
 _WHITE = _SPACES | {"\t", "\n", "\v", "\f", "\r"} | {chr(256 + code) for code in range(9, 14)}
-#: Control tokens with which models begin tool calls: Qwen and Hermes, Mistral, Llama 3.
-_CALL_STARTS = frozenset({"<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"})
+
+
 #: Candidates for a character put before a text, so that it is never treated as the start of a document.
 _GUARDS = "axzAXZ0.;"
 
@@ -72,7 +71,7 @@ class TokenizerAdapter:
         self.stop_tokens = frozenset(end_tokens) | frozenset(own_end)  # what a model writes to end its text
         self.end_tokens = {token for token, entry in added.items() if entry.special} | self.stop_tokens
         self.call_start_tokens = {
-            token for token, entry in added.items() if entry.special and entry.content in _CALL_STARTS
+            token for token, entry in added.items() if entry.special and entry.content in control_tokens()
         }
         self.size: int = self._backend.get_vocab_size(with_added_tokens=True)
         self.crossing, self.crosses_wide = _crossing_characters(self._backend.get_vocab(with_added_tokens=True))
@@ -161,75 +160,6 @@ class TokenizerAdapter:
             yield text[start : found + 1]
             start = found + 1
         yield text[start:]
-
-
-class IncrementalEncoder:
-    """The tokens of a fixed prompt followed by a growing answer; re-tokenises only the tail.
-
-    Args:
-        codec: the tokenizer.
-        prompt_ids: tokens that stand first and never change (a chat template, or just BOS).
-        prompt_text: plain text that is tokenised together with the answer (the base model's transcript). If it does not
-            end in white space, a space joins it to an answer that does not begin with white space.
-    """
-
-    def __init__(self, codec: TokenizerAdapter, prompt_ids: Sequence[int], prompt_text: str = "") -> None:
-        self._codec, self._prompt = codec, prompt_text
-        self._cut = 0  # a safe boundary of the text, and the tokens of prompt and text before it
-        self._head = list(prompt_ids)
-        self._text = prompt_text
-
-    def encode(self, answer: str) -> list[int]:
-        """Tokens of the prompt and ``answer``."""
-        text = self._join(answer)
-        if not text:
-            return list(self._head)
-        if not text.startswith(self._text[: self._cut]):
-            raise ValueError("an answer may not change before its last safe boundary")
-        if text.startswith(self._text):
-            self._advance(self._codec.safe_boundary(self._text, len(self._text)))
-        return [*self._head, *self._tail(text)]
-
-    def commit(self, answer: str) -> None:
-        """Say that the answer will never again be shorter than this, nor differ from it."""
-        self._text = self._join(answer)
-
-    def _join(self, answer: str) -> str:
-        bare = self._prompt and answer and not answer[0].isspace() and not self._prompt[-1].isspace()
-        return f"{self._prompt} {answer}" if bare else self._prompt + answer
-
-    def _advance(self, cut: int) -> None:
-        if cut > self._cut:
-            self._head += self._tail(self._text[:cut])
-            self._cut = cut
-
-    def _tail(self, text: str) -> list[int]:
-        tail = text[self._cut :]
-        return self._codec.encode_tail(tail) if self._cut else self._codec.encode(tail)
-
-
-class Detokenizer:
-    """Tokens in, text out: in the shortest groups of tokens that are whole characters."""
-
-    def __init__(self, codec: TokenizerAdapter) -> None:
-        self._codec = codec
-        self._group: tuple[int, ...] = ()
-
-    @property
-    def pending(self) -> bool:
-        """Whether the last tokens are part of a character that is not whole yet."""
-        return bool(self._group)
-
-    def copy(self) -> Detokenizer:
-        """Another one in the same state."""
-        return copy.copy(self)
-
-    def feed(self, token: int) -> str:
-        """Text that ``token`` completes; empty while a character is incomplete."""
-        group = (*self._group, token)
-        text = self._codec.token_text(token) if len(group) == 1 else self._codec.decode(group)
-        self._group = group if text.endswith(REPLACEMENT) else ()
-        return "" if self._group else text
 
 
 def _crossing_characters(vocab: dict[str, int]) -> tuple[frozenset[str], bool]:

@@ -1,15 +1,12 @@
-"""Tools: definitions in; sections for prompts, and the form of calls to them, out.
+"""Tools: definitions in whatever form a user has them, brought into one, with their JSON schemas checked.
 
-Knows JSON schemas. Leaves prompts to ``prompts.py``, grammars to ``grammar.py``, reading calls to ``calls.py``, and never runs a
-tool.
+Knows JSON schemas and Python's type hints. Never runs a tool.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import json
-import math
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +15,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.errors import PydanticUserError
-from pydantic_core import from_json
 
-from ..errors import ToolError, nearest
+from ..errors import ToolError
 from ..structured.type_schemas import schema_of
+from .json_values import plain_json, short
 
-#: Deepest nesting of arguments and schemas. Far beyond any real one, and safe for everything here that recurses.
-MAX_DEPTH = 64
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
 #: Keywords of JSON schema whose values map names to schemas; and those whose values are data, not schemas.
 MAPS_OF_SCHEMAS = frozenset({"properties", "patternProperties", "dependentSchemas", "$defs", "definitions"})
+
+
 PLAIN_DATA = frozenset({"const", "enum", "default", "examples"})
 
 
@@ -44,63 +43,6 @@ class Tool:
         """The tool as chat templates want it: ``{"type": "function", "function": {…}}``."""
         function = {"name": self.name, "description": self.description, "parameters": self.parameters}
         return {"type": "function", "function": function}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the model may do: call or not (auto), must call (required; ``name`` alone if there is one), must not (none)."""
-
-    mode: Literal["auto", "required", "none"] = "auto"
-    name: str | None = None
-
-
-# -- JSON -------------------------------------------------------------------------------------------------------------
-
-
-def plain_json(value: Any, depth: int = MAX_DEPTH) -> Any:
-    """A copy of ``value`` made of what JSON knows: dicts with string keys, lists, strings, finite numbers, bool, None.
-
-    Raises:
-        ValueError: anything else in it, half a surrogate pair, or more than ``depth`` levels.
-    """
-    if depth < 0:
-        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
-    if isinstance(value, str):
-        value.encode("utf-8")  # its error is a ValueError
-        return value
-    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    if isinstance(value, Mapping):
-        if odd := [key for key in value if not isinstance(key, str)]:
-            raise ValueError(f"the key {short(odd[0])} is no string")
-        return {plain_json(key): plain_json(item, depth - 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_json(item, depth - 1) for item in value]
-    raise ValueError(f"{short(value)} cannot be written as JSON")
-
-
-def write_json(value: Any) -> str:
-    """``value`` as JSON on one line, in the characters that it has."""
-    return json.dumps(value, ensure_ascii=False)
-
-
-def partial_object(text: str) -> Any:
-    """The value of a JSON text as far as it has come; None if nothing has, or what is there is no JSON."""
-    try:
-        return from_json(text, allow_partial="trailing-strings")
-    except (ValueError, TypeError):  # TypeError: half a surrogate pair
-        return None
-
-
-def short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # nested too deep; an integer of thousands of digits
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 80 else text[:77] + "…"
-
-
-# -- definitions ------------------------------------------------------------------------------------------------------
 
 
 def read_tools(tools: Sequence[Any]) -> tuple[Tool, ...]:
@@ -240,12 +182,12 @@ def _inlined_root(schema: dict[str, Any]) -> dict[str, Any]:
     reference = schema.get("$ref")
     if not isinstance(reference, str) or "type" in schema:
         return schema
-    target = _resolve(schema, reference)
+    target = resolve_reference(schema, reference)
     rest = {key: value for key, value in schema.items() if key != "$ref"}
     return {**target, **rest} if isinstance(target, dict) and target is not schema else schema
 
 
-def _resolve(root: Any, reference: str) -> Any:
+def resolve_reference(root: Any, reference: str) -> Any:
     """What a local reference such as ``#/$defs/X`` points to; None if nothing."""
     at = root
     for part in reference.lstrip("#").split("/")[1:]:
@@ -272,189 +214,3 @@ def _schema_problem(schema: dict[str, Any]) -> str:
         where = "/".join(map(str, error.absolute_path))
         return f"at {where!r}: {error.message}" if where else str(error.message)
     return ""
-
-
-# -- choice -----------------------------------------------------------------------------------------------------------
-
-_MODES: dict[str, Choice] = {
-    "auto": Choice(),
-    "none": Choice("none"),
-    "required": Choice("required"),
-    "any": Choice("required"),
-}
-
-
-def read_choice(choice: Any, tools: Sequence[Tool]) -> Choice:
-    """What ``tool_choice`` asks for.
-
-    Args:
-        choice: None or "auto"; "none" or False; "required", "any" or True; a tool's name; a dict as OpenAI
-            (``{"type": "function", "function": {"name": …}}``) or Anthropic (``{"type": "tool", "name": …}``,
-            ``{"type": "any"}``) have it; or a ``Choice``.
-        tools: those that there are.
-
-    Raises:
-        ToolError: it is none of these, names no tool, or asks for a call where there are no tools.
-    """
-    found = _wanted(choice)
-    names = [tool.name for tool in tools]
-    if found and found.mode == "required" and not tools:
-        raise ToolError(f"tool_choice={short(choice)} asks for a call, and there are no tools: give some.")
-    if found is None or (found.name is not None and found.name not in names):
-        named = found.name if found and found.name else choice
-        possible = ", ".join(map(repr, ["auto", "none", "required", *names]))
-        hint = nearest(named, [*_MODES, *names]) if isinstance(named, str) else ""
-        raise ToolError(f"tool_choice={short(choice)}: possible are {possible}.{hint}")
-    return found
-
-
-def is_forced(choice: Any) -> bool:
-    """Whether ``tool_choice`` asks for a call."""
-    found = _wanted(choice)
-    return found is not None and found.mode == "required"
-
-
-def _wanted(choice: Any) -> Choice | None:
-    """A choice as it was written; None if it is written in no known way."""
-    if isinstance(choice, Choice):
-        return choice
-    if choice is None or isinstance(choice, bool):
-        return {None: Choice(), True: Choice("required"), False: Choice("none")}[choice]
-    if isinstance(choice, str):
-        return _MODES.get(choice) or Choice("required", choice)
-    if not isinstance(choice, Mapping):
-        return None
-    kind, inner = choice.get("type"), choice.get("function")
-    name = inner.get("name") if isinstance(inner, Mapping) else choice.get("name")
-    if kind in ("function", "tool") and isinstance(name, str):
-        return Choice("required", name)
-    return _MODES.get(kind) if isinstance(kind, str) else None
-
-
-# -- writing calls ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class CallFormat:
-    """How a call is written: what stands around its JSON object, and the object's two keys."""
-
-    begin: str
-    end: str
-    name_key: str
-    arguments_key: str
-
-    def write(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """The text of a call."""
-        return f"{self.begin}{write_json({self.name_key: name, self.arguments_key: arguments})}{self.end}"
-
-    def schema(self, tools: Sequence[Tool]) -> dict[str, Any]:
-        """The JSON schema of a call's object: the name first, then arguments that fit that tool.
-
-        Parameters with references inside move to ``$defs`` under the tool's name, where the references still hold.
-        """
-        shared: dict[str, Any] = {}
-        bodies = [self._body(tool, shared) for tool in tools]
-        schema = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
-        return {**schema, "$defs": shared} if shared else schema
-
-    def _body(self, tool: Tool, shared: dict[str, Any]) -> dict[str, Any]:
-        own = {key: value for key, value in tool.parameters.items() if key not in ("$schema", "$id")}
-        place = f"#/$defs/{tool.name}"
-        moved = _rebased(own, place)
-        if moved != own:
-            shared[tool.name] = moved
-        return {
-            "type": "object",
-            "properties": {
-                self.name_key: {"const": tool.name},
-                self.arguments_key: own if moved == own else {"$ref": place},
-            },
-            "required": [self.name_key, self.arguments_key],
-            "additionalProperties": False,
-        }
-
-
-HERMES = CallFormat("<tool_call>\n", "\n</tool_call>", "name", "arguments")
-
-
-def _rebased(schema: Any, place: str) -> Any:
-    """``schema`` with its references to itself (``#…``) as references to ``place``."""
-    if isinstance(schema, list):
-        return [_rebased(item, place) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    out: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key == "$ref" and isinstance(value, str) and value.startswith("#"):
-            out[key] = place + value[1:]
-        elif key in MAPS_OF_SCHEMAS and isinstance(value, dict):  # its keys are names, even one called "$ref" or "enum"
-            out[key] = {name: _rebased(item, place) for name, item in value.items()}
-        else:
-            out[key] = value if key in PLAIN_DATA else _rebased(value, place)
-    return out
-
-
-# -- prompts ----------------------------------------------------------------------------------------------------------
-
-
-def tools_section(tools: Sequence[Tool], choice: Choice | None = None) -> str:
-    """A part of a system text that offers tools to a chat model whose template cannot; empty if it may call none."""
-    if not tools or (choice and choice.mode == "none"):
-        return ""
-    signatures = "\n".join(write_json(tool.definition) for tool in tools)
-    body = f'{{"{HERMES.name_key}": <function name>, "{HERMES.arguments_key}": <object with the arguments>}}'
-    parts = [
-        "# Functions",
-        f"You can call functions to help with the user's request. Their signatures, one per line:\n<tools>\n{signatures}\n"
-        "</tools>",
-        f"To call a function, write one such block, with nothing but JSON in it:\n{HERMES.begin}{body}{HERMES.end}",
-    ]
-    if choice and choice.mode == "required":
-        what = f"the function {choice.name}" if choice.name else "at least one function"
-        parts.append(f"This time you must call {what}.")
-    else:
-        parts.append("If no function is needed, answer in plain words.")
-    return "\n\n".join(parts)
-
-
-def transcript_tools(tools: Sequence[Tool]) -> str:
-    """Tools in plain text, for a base model's transcript: one line each, as a signature. Empty if there are none.
-
-    Examples:
-        >>> print(transcript_tools([Tool("roll", "Roll dice.", {"properties": {"sides": {"type": "integer"}}})]))
-        Functions:
-        - roll(sides?: integer): Roll dice.
-    """
-    return "\n".join(["Functions:", *map(_signature, tools)]) if tools else ""
-
-
-def _signature(tool: Tool) -> str:
-    required = tool.parameters.get("required", [])
-    arguments = []
-    for name, schema in tool.parameters.get("properties", {}).items():
-        kind = _type_text(schema, tool.parameters)
-        if isinstance(schema, dict) and "default" in schema:
-            arguments.append(f"{name}: {kind} = {write_json(schema['default'])}")
-        else:
-            arguments.append(f"{name}{'' if name in required else '?'}: {kind}")
-    line = f"- {tool.name}({', '.join(arguments)})" + (f": {tool.description}" if tool.description else "")
-    return " ".join(line.split())  # one line, so that no description begins a turn of the transcript
-
-
-def _type_text(schema: Any, root: dict[str, Any], depth: int = 4) -> str:
-    """A schema's type in words, such as "string", "array of integer" or "1 | 2"."""
-    if not isinstance(schema, dict) or depth == 0:
-        return "any"
-    if isinstance(reference := schema.get("$ref"), str):
-        return _type_text(_resolve(root, reference), root, depth - 1)
-    if "const" in schema:
-        return write_json(schema["const"])
-    if isinstance(values := schema.get("enum"), list):
-        return " | ".join(map(write_json, values))
-    for key in ("anyOf", "oneOf"):
-        if isinstance(options := schema.get(key), list):
-            return " or ".join(dict.fromkeys(_type_text(option, root, depth - 1) for option in options))
-    kind = schema.get("type", "any")
-    if kind == "array" and "items" in schema:
-        return f"array of {_type_text(schema['items'], root, depth - 1)}"
-    return " or ".join(map(str, kind)) if isinstance(kind, list) else str(kind)

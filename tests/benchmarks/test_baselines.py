@@ -22,7 +22,8 @@ from benchmarks.baselines import (
 from nudging_llm import NudgingGenerator
 from nudging_llm.engines.transformers import TransformersEngine
 from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
-from nudging_llm.text.prompts import read_messages, render_chat
+from nudging_llm.text.chat_template import render_chat
+from nudging_llm.text.messages import read_messages
 
 QUESTION = "Why is the sky blue?"
 N = 20

@@ -14,7 +14,8 @@ import torch
 from nudging_llm import NudgingConfig, NudgingGenerator
 from nudging_llm.decoding.costs import ForwardCosts
 from nudging_llm.testing.comparing import timeless
-from nudging_llm.text.prompts import read_messages, render_chat
+from nudging_llm.text.chat_template import render_chat
+from nudging_llm.text.messages import read_messages
 from tests.conftest import OWN_QUESTIONS, data_folder, read_questions
 from tests.reference import Ref, Rules, Slow
 

@@ -15,13 +15,15 @@ from pydantic import BaseModel, ConfigDict
 import nudging_llm.structured.constraint as constraint_module
 from nudging_llm import GrammarError, NudgingConfig, NudgingGenerator
 from nudging_llm.provenance import Reason
-from nudging_llm.structured.constraint import Constraint, vocabulary
+from nudging_llm.structured.constraint import Constraint
 from nudging_llm.structured.grammar import calls_grammar, choices_grammar, json_grammar, regex_grammar
+from nudging_llm.structured.vocabulary import vocabulary
 from nudging_llm.testing.fake_models import FakeModel, codec, tokenizer
 from nudging_llm.testing.tiny import CHAT_TEMPLATE, tiny_model, tiny_tokenizer
 from nudging_llm.text.tokenizer import TokenizerAdapter
-from nudging_llm.tools.definitions import HERMES, read_tools
+from nudging_llm.tools.definitions import read_tools
 from nudging_llm.tools.parser import parse_calls
+from nudging_llm.tools.styles.hermes import HERMES
 from tests.structured.answering import CALL, Scripted, answer, valid
 
 TOOLS = read_tools([CALL, {**CALL, "name": "frob"}])

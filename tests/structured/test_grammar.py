@@ -19,12 +19,14 @@ from nudging_llm.runtime.local import LocalBackend
 from nudging_llm.runtime.request import ModelPart, Request
 from nudging_llm.runtime.scheduler import Scheduler
 from nudging_llm.runtime.streams import Stream
-from nudging_llm.structured.constraint import Constraint, vocabulary
+from nudging_llm.structured.constraint import Constraint
 from nudging_llm.structured.grammar import calls_grammar, choices_grammar, json_grammar, regex_grammar
+from nudging_llm.structured.vocabulary import vocabulary
 from nudging_llm.testing.fake_models import KINDS, FakeEngine, FakeModel, codec
 from nudging_llm.text.prompt_encoder import IncrementalPromptEncoder
-from nudging_llm.tools.definitions import HERMES, read_tools
+from nudging_llm.tools.definitions import read_tools
 from nudging_llm.tools.parser import parse_calls
+from nudging_llm.tools.styles.hermes import HERMES
 from tests.sampling import cases
 from tests.structured.answering import CALL, Scripted, answer, models_for, valid
 

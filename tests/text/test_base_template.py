@@ -6,7 +6,7 @@ import pytest
 
 import nudging_llm as n
 from nudging_llm import BaseTemplate
-from nudging_llm.text.prompts import read_messages
+from nudging_llm.text.messages import read_messages
 
 
 def test_base_prompt():

@@ -6,7 +6,8 @@ import pytest
 
 import nudging_llm as n
 from nudging_llm.testing.tiny import tiny_tokenizer
-from nudging_llm.text.prompts import read_messages, render_chat
+from nudging_llm.text.chat_template import render_chat
+from nudging_llm.text.messages import read_messages
 
 
 def test_system_message_is_folded_where_the_template_knows_none():

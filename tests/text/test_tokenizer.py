@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from nudging_llm.testing.fake_models import KINDS, codec
 from nudging_llm.testing.tiny import tiny_tokenizer
-from nudging_llm.text.prompts import read_messages, render_chat
-from nudging_llm.text.tokenizer import Detokenizer, IncrementalEncoder
+from nudging_llm.text.chat_template import render_chat
+from nudging_llm.text.incremental import Detokenizer, IncrementalEncoder
+from nudging_llm.text.messages import read_messages
 from tests.sampling import cases
 
 ALPHABET = st.sampled_from(

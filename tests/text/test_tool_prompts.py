@@ -11,10 +11,14 @@ from tokenizers import AddedToken
 
 from nudging_llm import BaseTemplate, MessageError, TemplateError
 from nudging_llm.testing.tiny import tiny_tokenizer
-from nudging_llm.text.prompts import read_messages, render_chat
+from nudging_llm.text.chat_template import render_chat
+from nudging_llm.text.messages import read_messages
 from nudging_llm.text.tokenizer import TokenizerAdapter
-from nudging_llm.tools.definitions import HERMES, Choice, Tool, tools_section
-from nudging_llm.tools.parser import ToolCall
+from nudging_llm.tools.calls import ToolCall
+from nudging_llm.tools.choice import Choice
+from nudging_llm.tools.definitions import Tool
+from nudging_llm.tools.prompts import tools_section
+from nudging_llm.tools.styles.hermes import HERMES
 from tests.sampling import cases
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

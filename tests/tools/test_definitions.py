@@ -13,18 +13,11 @@ from pydantic import BaseModel, Field
 
 import nudging_llm.tools.definitions
 from nudging_llm import ToolError
-from nudging_llm.tools.definitions import (
-    HERMES,
-    MAX_DEPTH,
-    Choice,
-    Tool,
-    partial_object,
-    plain_json,
-    read_choice,
-    read_tools,
-    tools_section,
-    transcript_tools,
-)
+from nudging_llm.tools.choice import Choice, read_choice
+from nudging_llm.tools.definitions import Tool, read_tools
+from nudging_llm.tools.json_values import MAX_DEPTH, partial_object, plain_json
+from nudging_llm.tools.prompts import tools_section, transcript_tools
+from nudging_llm.tools.styles.hermes import HERMES
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 EMPTY = {"type": "object", "properties": {}}

@@ -8,13 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nudging_llm.tools.definitions import (
-    HERMES,
-    Tool,
-    partial_object,
-    plain_json,
-)
-from nudging_llm.tools.parser import InvalidToolCall, ToolCall, new_call_id, parse_calls
+from nudging_llm.tools.calls import InvalidToolCall, ToolCall, new_call_id
+from nudging_llm.tools.definitions import Tool
+from nudging_llm.tools.json_values import partial_object, plain_json
+from nudging_llm.tools.parser import parse_calls
+from nudging_llm.tools.styles.hermes import HERMES
 from tests.sampling import cases
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from nudging_llm.provenance import ModelUse, Piece, Provenance, Reason
 from nudging_llm.result import Result
 from nudging_llm.structured.response_format import read_response_format
-from nudging_llm.tools.definitions import HERMES
-from nudging_llm.tools.parser import InvalidToolCall
+from nudging_llm.tools.calls import InvalidToolCall
 from nudging_llm.tools.streaming import CallDelta, ParsedPiece, ToolCallParser
+from nudging_llm.tools.styles.hermes import HERMES
 from tests.sampling import cases
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}

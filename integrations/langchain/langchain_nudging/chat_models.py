@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.tools import BaseTool
 from pydantic import Field, PrivateAttr, SecretStr
 
 from nudging_llm import ConfigError, LazyGenerator
@@ -181,30 +180,6 @@ class ChatNudging(Profiled, ToolCalling):
         if self._profile_is_ours():
             given.pop("profile", None)
         return _made, (type(self), given)
-
-    # -- tokens -------------------------------------------------------------------------------------------------------
-
-    def get_token_ids(self, text: str) -> list[int]:
-        """Tokens of a text, as the base model has them, or ``custom_get_token_ids``. Loads the models."""
-        if self.custom_get_token_ids is not None:
-            return self.custom_get_token_ids(text)
-        return self._loaded().base.tokenizer.encode(text)
-
-    def get_num_tokens_from_messages(
-        self,
-        messages: list[BaseMessage],
-        tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
-        **kwargs: Any,
-    ) -> int:
-        """Length of the prompt for these messages, which may be a part of a conversation, of that model which needs more tokens.
-
-        What counts as no more than ``profile["max_input_tokens"]`` can be answered. Loads the models.
-        """
-        if kwargs:
-            raise ConfigError(f"Unknown argument {next(iter(kwargs))!r}.")
-        if not messages:
-            return 0
-        return self._loaded().count_tokens(to_core_messages(messages), definitions(tools or ()))
 
     # -- answers ------------------------------------------------------------------------------------------------------
 

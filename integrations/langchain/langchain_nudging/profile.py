@@ -1,17 +1,22 @@
-"""What a ``ChatNudging`` says of itself: its profile, and what identifies it to caches and traces."""
+"""What a ``ChatNudging`` says of itself: its profile, what identifies it to caches and traces, and lengths in its tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import ModelProfile
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+from langchain_core.tools import BaseTool
 
-from nudging_llm import LazyGenerator
+from nudging_llm import ConfigError, LazyGenerator
 from nudging_llm.frameworks.fields import NudgingFields
 from nudging_llm.frameworks.lazy import serial
+
+from .messages import to_core_messages
+from .tool_calling import definitions
 
 if TYPE_CHECKING:
     from nudging_llm import NudgingGenerator
@@ -92,6 +97,28 @@ class Profiled(NudgingFields, BaseChatModel):
         if found := stop or list(config.stop):
             params["ls_stop"] = found if isinstance(found, list) else [str(found)]  # what is none is refused later
         return params
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Tokens of a text, as the base model has them, or ``custom_get_token_ids``. Loads the models."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self._loaded().base.tokenizer.encode(text)
+
+    def get_num_tokens_from_messages(
+        self,
+        messages: list[BaseMessage],
+        tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
+        **kwargs: Any,
+    ) -> int:
+        """Length of the prompt for these messages, which may be a part of a conversation, of that model which needs more tokens.
+
+        What counts as no more than ``profile["max_input_tokens"]`` can be answered. Loads the models.
+        """
+        if kwargs:
+            raise ConfigError(f"Unknown argument {next(iter(kwargs))!r}.")
+        if not messages:
+            return 0
+        return self._loaded().count_tokens(to_core_messages(messages), definitions(tools or ()))
 
 
 def _fingerprint(profile: ModelProfile) -> str:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from nudging_llm import ConfigError
 from nudging_llm.structured.type_schemas import schema_of
-from nudging_llm.tools.definitions import partial_object
+from nudging_llm.tools.json_values import partial_object
 
 Method = Literal["function_calling", "json_schema", "json_mode"]
 _JSON_TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})

@@ -20,7 +20,7 @@ from llama_index.llms.nudging.messages import to_core_messages
 from nudging_llm import NudgingConfig, NudgingGenerator
 from nudging_llm.testing.scripted import rules, scripted_pair
 from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
-from nudging_llm.text.prompts import read_messages
+from nudging_llm.text.messages import read_messages
 
 
 def scripted(*pairs: tuple[str, str]) -> NudgingLLM:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from llama_index.llms.nudging.messages import is_react, to_core_messages, tool_definition
 from nudging_llm import MessageError, ToolError, UnsupportedContentError
-from nudging_llm.text.prompts import read_messages
+from nudging_llm.text.messages import read_messages
 
 
 def user(text: str) -> ChatMessage:

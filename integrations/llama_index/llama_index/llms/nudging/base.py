@@ -24,12 +24,13 @@ from llama_index.core.llms.llm import default_completion_to_prompt
 from pydantic import Field, PrivateAttr
 from typing_extensions import Self
 
-from nudging_llm import BaseTemplate, ConfigError, MessageError
+from nudging_llm import ConfigError, MessageError
 from nudging_llm.frameworks.fields import pair_name
 
 from .closing import closing, inner
 from .drivers import alast, aresponses, last, responses
-from .messages import is_react, react_options, to_core_messages, tool_definition
+from .messages import to_core_messages
+from .options import core_options
 from .portable import Portable
 from .prediction import PROGRAM, Predicting
 from .provenance import Recent, Recorder, TextProvenance
@@ -139,20 +140,6 @@ class NudgingLLM(Portable, Predicting):
             system_role=MessageRole.SYSTEM,
         )
 
-    def to_payload(self) -> dict[str, Any]:
-        """What events say of this LLM. Loads nothing."""
-        config = self._config()
-        return {
-            "class_name": self.class_name(),
-            "model_name": self.model_name,
-            "threshold": config.threshold,
-            "lookahead": config.lookahead,
-            "num_output": config.max_tokens,
-            "temperature": config.temperature,
-            "is_chat_model": True,
-            "is_function_calling_model": True,
-        }
-
     def with_options(self, **options: Any) -> Self:
         """A copy with other fields, over the same weights.
 
@@ -254,7 +241,7 @@ class NudgingLLM(Portable, Predicting):
         self, conversation: list[dict[str, Any]], kwargs: Mapping[str, Any], make: Callable[[Written], Response]
     ) -> Generator[Response, None, None]:
         """The responses of one answer. What is wrong with the request shows at once, not when they are read."""
-        options = self._options(conversation, kwargs)
+        options = core_options(self, conversation, kwargs)
         generator = self._loaded()
         stream = generator.stream(conversation, **options)
         return inner(responses(stream, self._writer(generator, stream, kwargs, make)))  # type: ignore[no-any-return]
@@ -262,7 +249,7 @@ class NudgingLLM(Portable, Predicting):
     async def _awrite(
         self, conversation: list[dict[str, Any]], kwargs: Mapping[str, Any], make: Callable[[Written], Response]
     ) -> AsyncGenerator[Response, None]:
-        options = self._options(conversation, kwargs)
+        options = core_options(self, conversation, kwargs)
         generator = await self._aloaded()
         # long prompts take a while to read
         stream = await asyncio.to_thread(partial(generator.astream, conversation, **options))
@@ -278,30 +265,6 @@ class NudgingLLM(Portable, Predicting):
         single = kwargs.get("allow_parallel_tool_calls", kwargs.get("parallel_tool_calls")) is False
         name = pair_name(generator.base, generator.nudging)
         return ResponseWriter(stream.tool_call_parser(), Recorder(self._recent), make, name, single, PROGRAM in kwargs)
-
-    def _options(self, conversation: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The core's options for one call."""
-        asked = {name: value for name, value in kwargs.items() if value is not None and name != PROGRAM}
-        if (parallel := asked.pop("allow_parallel_tool_calls", None)) is not None:
-            asked.setdefault("parallel_tool_calls", parallel)
-        required = asked.pop("tool_required", False)
-        if tools := asked.pop("tools", None):
-            asked["tools"] = [tool_definition(tool) for tool in tools]
-            if required and asked.get("tool_choice") == "none":
-                raise ConfigError("tool_required=True and tool_choice='none' contradict each other: give one of them.")
-            if required and asked.get("tool_choice", "auto") == "auto":
-                asked["tool_choice"] = "required"
-        elif required:
-            raise ConfigError("tool_required=True asks for a call, and there are no tools: give some.")
-        options = self._call_options(asked)
-        if is_react(conversation) and not asked.keys() & {"tools", "json_schema", "regex", "choices"}:
-            template = self.base_template if self.generator is None else self.generator.base_template
-            markers = (BaseTemplate(template) if isinstance(template, str) else template or BaseTemplate()).markers
-            stop = options["stop"]
-            options |= react_options(
-                [stop] if isinstance(stop, str) else stop, markers if options["role_markers"] else ()
-            )
-        return options
 
     def provenance_of(self, response: Any) -> TextProvenance | None:
         """Who wrote a text that came out of an engine or agent over this LLM or a copy of it.

@@ -63,3 +63,17 @@ class Portable(NudgingFields, FunctionCallingLLM):
             ConfigError: the models were given loaded.
         """
         return type(self).from_dict, (self.to_dict(),)
+
+    def to_payload(self) -> dict[str, Any]:
+        """What events say of this LLM. Loads nothing."""
+        config = self._config()
+        return {
+            "class_name": self.class_name(),
+            "model_name": self.model_name,
+            "threshold": config.threshold,
+            "lookahead": config.lookahead,
+            "num_output": config.max_tokens,
+            "temperature": config.temperature,
+            "is_chat_model": True,
+            "is_function_calling_model": True,
+        }

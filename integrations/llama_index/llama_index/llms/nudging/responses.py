@@ -17,7 +17,7 @@ from llama_index.core.base.llms.types import (
 )
 
 from nudging_llm import CallDelta, ParsedPiece, Piece, Provenance, Result, ToolCall, ToolCallParser
-from nudging_llm.tools.definitions import partial_object
+from nudging_llm.tools.json_values import partial_object
 from nudging_llm.tools.streaming import finish_word
 
 from .provenance import ID, KEY, Recorder

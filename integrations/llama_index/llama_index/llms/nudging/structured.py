@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from nudging_llm import ConfigError
 from nudging_llm.structured.type_schemas import schema_of
-from nudging_llm.tools.definitions import partial_object
+from nudging_llm.tools.json_values import partial_object
 
 from .responses import DELTAS
 
