@@ -72,7 +72,8 @@ docs: $(READY)            ## the documentation as a site, in build/site; regener
 $(READY): pyproject.toml integrations/langchain/pyproject.toml integrations/llama_index/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]' -e 'integrations/langchain[test]' -e 'integrations/llama_index[test]'
+	# --no-compile: Python compiles what is imported when it is; compiling all of torch and transformers takes longer than the rest
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]' -e 'integrations/langchain[test]' -e 'integrations/llama_index[test]'
 	touch $@
 
 clean:
