@@ -130,6 +130,7 @@ def test_every_group_of_chunks_carries_exactly_its_own_pieces(chunks, cuts):
     assert [piece["text"] for piece in carried] == [piece.text for piece in get_provenance(chunks[-1]).pieces]
 
 
+@pytest.mark.slow
 @given(cuts=CUTS)
 @settings(max_examples=30, deadline=None)
 @pytest.mark.parametrize("question", [*ARGUMENTS, "not a call"])

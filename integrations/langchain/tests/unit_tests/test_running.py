@@ -202,6 +202,7 @@ def test_answers_without_a_loop_leave_no_thread(model):
     assert set(threading.enumerate()) <= before
 
 
+@pytest.mark.slow
 def test_a_model_that_is_gone_leaves_no_thread():
     async def run(model: ChatNudging) -> None:
         tasks = [asyncio.create_task(model.ainvoke("a long tale")) for _ in range(10)]

@@ -113,6 +113,7 @@ async def test_twenty_at_once_each_collect_their_own(scripted: NudgingLLM, way: 
         assert seen == [answer_to(i), answer_to(i + 100)] and text == "".join(seen)
 
 
+@pytest.mark.slow
 async def test_twenty_query_engines_at_once(scripted: NudgingLLM) -> None:
     index = SummaryIndex.from_documents([Document(text="A text.")])
 
@@ -537,6 +538,7 @@ def joined(found: Any) -> str:
     return "".join(piece.text for piece in found.pieces)
 
 
+@pytest.mark.slow
 def test_sixty_four_answers_are_kept(scripted: NudgingLLM) -> None:
     for i in range(66):
         scripted.complete(f"number {i}")

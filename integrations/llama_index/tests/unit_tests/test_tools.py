@@ -277,6 +277,7 @@ class Priced(BaseModel):
     rooms: dict[int, str]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_random_models_meet_types_that_check_more_than_their_schema(llm: NudgingLLM, seed: int) -> None:
     found = llm.with_options(max_tokens=500, temperature=1.5, seed=seed).structured_predict(Priced, PROMPT, kind="odd")
@@ -295,6 +296,7 @@ async def test_objects_grow(events: list[str]) -> None:
     assert events.count("LLMChatEndEvent") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 async def test_random_models_fit_the_schema(llm: NudgingLLM, seed: int) -> None:
     longer = llm.with_options(max_tokens=400, temperature=1.5, seed=seed)
