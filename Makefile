@@ -19,6 +19,7 @@ endef
 # Several processes with one thread each are faster than one process with several threads: the models here are small.
 PYTEST := OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest -q -n auto --dist worksteal
 RUFF_AND_MYPY := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+FAST := -m "not slow"
 CORE := $(PYTEST) tests --ignore tests/real --ignore tests/browser
 LANGCHAIN := cd integrations/langchain && $(PYTEST) tests/unit_tests
 LLAMA_INDEX := cd integrations/llama_index && $(PYTEST) tests/unit_tests tests/conformance
@@ -33,11 +34,11 @@ test: $(READY)            ## all tests, the starter pair included
 	$(call stage,7/8,LangChain on the starter pair,cd integrations/langchain && $(PYTEST) tests/integration_tests tests/peers)
 	$(call stage,8/8,LlamaIndex on the starter pair,cd integrations/llama_index && $(PYTEST) tests/integration_tests)
 
-test-fast: $(READY)       ## all tests that need no weights; of the random ones a tenth
+test-fast: $(READY)       ## the tests that need no weights, but for the slowest; of the random cases a tenth
 	$(call stage,1/4,style and types,$(RUFF_AND_MYPY))
-	$(call stage,2/4,the core on tiny and scripted models,NUDGING_TESTS=sample $(CORE))
-	$(call stage,3/4,LangChain on tiny and scripted models,$(LANGCHAIN))
-	$(call stage,4/4,LlamaIndex on tiny and scripted models,$(LLAMA_INDEX))
+	$(call stage,2/4,the core on tiny and scripted models,NUDGING_TESTS=sample $(CORE) $(FAST))
+	$(call stage,3/4,LangChain on tiny and scripted models,$(LANGCHAIN) $(FAST))
+	$(call stage,4/4,LlamaIndex on tiny and scripted models,$(LLAMA_INDEX) $(FAST))
 
 lint: $(READY)            ## style and types
 	$(RUFF_AND_MYPY)
@@ -72,7 +73,8 @@ docs: $(READY)            ## the documentation as a site, in build/site; regener
 $(READY): pyproject.toml integrations/langchain/pyproject.toml integrations/llama_index/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]' -e 'integrations/langchain[test]' -e 'integrations/llama_index[test]'
+	# --no-compile: Python compiles what is imported when it is; compiling all of torch and transformers takes longer than the rest
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]' -e 'integrations/langchain[test]' -e 'integrations/llama_index[test]'
 	touch $@
 
 clean:

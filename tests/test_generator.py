@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-
 import torch
 
 
@@ -24,23 +21,6 @@ async def test_all_ways_of_asking_agree(tiny):
     nudging_prompt = tiny.nudging.tokenizer.apply_chat_template(messages)
     markers_off = plain(tiny.generate(messages, role_markers=False).provenance.pieces)
     assert plain(tiny.generate_raw(base_prompt, nudging_prompt).provenance.pieces) == markers_off
-
-
-async def test_forty_concurrent_calls_from_tasks_and_threads(tiny):
-    questions = [f"question {i}" for i in range(20)]
-    expected = [tiny.generate(q, max_tokens=16).text for q in questions]
-    found: dict[int, str] = {}
-    threads = [
-        threading.Thread(target=lambda i=i, q=q: found.update({i: tiny.generate(q, max_tokens=16).text}))
-        for i, q in enumerate(questions)
-    ]
-    for thread in threads:
-        thread.start()
-    awaited = await asyncio.gather(*(tiny.agenerate(q, max_tokens=16) for q in questions))
-    for thread in threads:
-        await asyncio.to_thread(thread.join)
-    assert [result.text for result in awaited] == expected
-    assert [found[i] for i in range(20)] == expected
 
 
 def test_a_slow_consumer_stalls_nobody(tiny):

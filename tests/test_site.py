@@ -14,6 +14,8 @@ import pytest
 
 import nudging_llm
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("mkdocs")
 ROOT = Path(__file__).parents[1]
 

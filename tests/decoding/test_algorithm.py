@@ -149,6 +149,7 @@ def test_same_text_and_pieces_as_the_reference(block):
                 at += len(piece.text)
 
 
+@pytest.mark.slow
 def test_cases_are_varied():
     """The random pairs reach every reason, every ending and multi-byte text: otherwise the test above proves little."""
     reasons, finishes, characters = set(), set(), set()
@@ -318,6 +319,7 @@ def test_threshold_zero_is_the_base_model_between_its_own_ends(seed):
     assert not any(p.source == "nudging" and p.reason.value == "uncertain" for p in pieces)
 
 
+@pytest.mark.slow
 def test_cost_per_token_stays_flat():
     """Forwards and evaluated tokens grow in proportion to the answer."""
     models = [FakeModel("gpt_bpe", 4, agree=250, end=0, low=20), FakeModel("byte_bpe", 8, agree=250, end=0, low=20)]

@@ -40,6 +40,7 @@ def test_sampling_follows_the_distribution():
     assert set(drawn(logits, 2.0, 1.0, 3)) == {0, 1, 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("temperature", "top_p", "top_k"), [(0.7, 0.95, None), (1.5, 0.999, None), (1.0, 0.9, 500), (3.0, 1.0, 40)])  # fmt: skip
 def test_sampling_of_a_part_of_the_vocabulary_is_that_of_the_sorted_whole(temperature, top_p, top_k):
     """The sets that may be drawn, and how often, against sorting everything."""

@@ -68,22 +68,9 @@ def test_stdin_is_added_to_the_question_and_json_is_the_record():
 
 
 def test_nudged_words_are_marked_by_colour_and_underline_in_a_terminal():
-    shown = terminal("ask", "How do vaccines work?", "-n", "8")
-    assert "\x1b[4;95m" in shown
-    assert "\x1b[4m" in terminal("ask", "How do vaccines work?", "-n", "8", "--no-color")
-    assert "95m" not in terminal("ask", "How do vaccines work?", "-n", "8", NO_COLOR="1")
-
-
-def test_wrong_usage():
-    for words in (("ask",), ("ask", "x", "--threshold", "7"), ("ask", "x", "--base", "only-one")):
-        done = run(*words)
-        assert done.returncode == 2, words
-        assert done.stderr.strip()
-        assert "Traceback" not in done.stderr
-    done = run("ask", "x", "--base", "/nowhere", "--nudging", "/nowhere", HF_HUB_OFFLINE="1")
-    assert done.returncode == 1
-    assert "could not be loaded" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "\x1b[4;95m" in terminal("ask", "How do vaccines work?", "-n", "8")
+    plain = terminal("ask", "How do vaccines work?", "-n", "8", "--no-color")
+    assert "\x1b[4m" in plain and "95m" not in plain
 
 
 def test_forms(tmp_path):
@@ -95,11 +82,6 @@ def test_forms(tmp_path):
     )
     assert json.loads(done.stdout).keys() == {"city", "days"}, done.stderr
     assert "by the grammar" in done.stderr
-    (tmp_path / "bad.json").write_text('{"type": "frob"}')
-    done = run("ask", "Why?", "--json-schema", str(tmp_path / "bad.json"))
-    assert done.returncode == 1 and "frob" in done.stderr and "Traceback" not in done.stderr
-    done = run("ask", "Why?", "--json-schema", str(tmp_path / "none.json"))
-    assert done.returncode == 2
 
 
 def test_ctrl_c_prints_what_there_is():

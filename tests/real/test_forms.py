@@ -111,25 +111,25 @@ def test_answers_always_fit_their_schema(starter: NudgingGenerator, name: str) -
     asked = SCHEMAS[name]
     adapter = TypeAdapter(asked) if not isinstance(asked, dict) else None
     schema = adapter.json_schema() if adapter else asked
-    for result in starter.batch(QUESTIONS, json_schema=asked, max_tokens=90):
-        jsonschema.validate(json.loads(result.text), schema, jsonschema.Draft202012Validator)
-        if adapter:
-            assert result.parsed == adapter.validate_json(result.text)
-        else:
-            assert result.parsed == json.loads(result.text)
-        record = result.provenance
-        assert record.text == result.text and record.n_tokens <= 90
-        assert "".join(piece.text for piece in record.pieces) == result.text
+    question = QUESTIONS[list(SCHEMAS).index(name) % len(QUESTIONS)]
+    result = starter.generate(question, json_schema=asked, max_tokens=90)
+    jsonschema.validate(json.loads(result.text), schema, jsonschema.Draft202012Validator)
+    if adapter:
+        assert result.parsed == adapter.validate_json(result.text)
+    else:
+        assert result.parsed == json.loads(result.text)
+    record = result.provenance
+    assert record.text == result.text and record.n_tokens <= 90
+    assert "".join(piece.text for piece in record.pieces) == result.text
 
 
 def test_guesses_change_nothing(starter: NudgingGenerator) -> None:
-    for asked in (Person, Order, SCHEMAS["array of objects"]):
-        for question in QUESTIONS[:2]:
-            with_guesses = starter.generate(question, json_schema=asked, max_tokens=80)
-            starter.clear_cache()
-            without = starter.generate(question, json_schema=asked, max_tokens=80, drafting=False)
-            streamed = list(starter.stream(question, json_schema=asked, max_tokens=80))
-            assert with_guesses.text == without.text == "".join(piece.text for piece in streamed)
+    for asked, question in ((Person, QUESTIONS[1]), (SCHEMAS["array of objects"], QUESTIONS[0])):
+        with_guesses = starter.generate(question, json_schema=asked, max_tokens=80)
+        starter.clear_cache()
+        without = starter.generate(question, json_schema=asked, max_tokens=80, drafting=False)
+        streamed = list(starter.stream(question, json_schema=asked, max_tokens=80))
+        assert with_guesses.text == without.text == "".join(piece.text for piece in streamed)
 
 
 def test_the_grammar_saves_forwards_and_costs_little(starter: NudgingGenerator) -> None:
@@ -185,8 +185,8 @@ def test_forced_calls(starter: NudgingGenerator) -> None:
 
 
 def test_free_choice_ends_in_text_or_whole_calls(starter: NudgingGenerator) -> None:
-    for question in ("What is the weather in Rome for 2 days?", "Say hello.", *QUESTIONS):
-        result = starter.generate(question, tools=[get_weather, add_reminder], max_tokens=100)
+    for question in ("What is the weather in Rome for 2 days?", "Say hello.", QUESTIONS[1]):
+        result = starter.generate(question, tools=[get_weather, add_reminder], max_tokens=60)
         assert not result.invalid_calls, result.text
         assert result.calls or result.content
         for call in result.calls:

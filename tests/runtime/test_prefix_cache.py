@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nudging_llm import NudgingConfig, NudgingGenerator
 from nudging_llm.protocol import GREEDY, Query
 from nudging_llm.runtime.prefix_cache import PrefixCache
@@ -135,6 +137,7 @@ def test_sessions_that_cannot_go_back_are_not_copied():
     assert third.counts.reused == 100
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tiny):
     held = []
     for n in range(200):

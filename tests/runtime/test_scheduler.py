@@ -18,6 +18,7 @@ def plain(result):
     return [(p.text, p.source, p.reason, p.n_tokens) for p in result.provenance.pieces]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.8, "seed": 3}, {"end_check": "sentence", "lookahead": 8}])
 async def test_batches_write_what_single_requests_write(tiny, options):
     options = {"max_tokens": 40, **options}
@@ -67,6 +68,7 @@ async def test_batches_share_forwards(tiny):
     assert max(map(max, rows)) >= 4 and max(map(max, rows)) <= 8, rows
 
 
+@pytest.mark.slow
 async def test_more_requests_than_rows(tiny_pair):
     generator = NudgingGenerator.from_pretrained(*tiny_pair, NudgingConfig(max_tokens=12), batch_size=3)
     rows = count_forwards(generator)
@@ -128,6 +130,7 @@ def test_threads_share_forwards(tiny):
     assert sum(map(sum, rows)) > 2 * sum(map(len, rows)), rows
 
 
+@pytest.mark.slow
 async def test_no_question_is_lost_where_others_hold_the_engine(tiny):
     """Threads, tasks and somebody else on the same engines: every question is answered."""
     expected = {question: tiny.generate(question, max_tokens=24).text for question in QUESTIONS[:8]}
@@ -153,6 +156,7 @@ async def test_no_question_is_lost_where_others_hold_the_engine(tiny):
     assert found | {q: r.text for q, r in zip(QUESTIONS[4:8], results, strict=True)} == expected
 
 
+@pytest.mark.slow
 def test_one_model_in_two_roles(tiny_pair):
     """The same weights as base and as nudging model, in threads: a packed forward of one role does not disturb the other."""
     (model, _), (_, tokenizer) = tiny_pair

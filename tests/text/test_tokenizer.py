@@ -25,7 +25,7 @@ def test_incremental_tokens_are_the_tokens_of_the_whole_text(kind, parts, prompt
     path = IncrementalEncoder(codec(kind), [7, 8], prompt)
     answer = ""
     for part in parts:
-        path.settle(answer)
+        path.commit(answer)
         answer += part
         bare = prompt and answer and not answer[0].isspace() and not prompt[-1].isspace()
         assert path.encode(answer) == [7, 8, *codec(kind).encode(f"{prompt} {answer}" if bare else prompt + answer)]
@@ -70,7 +70,7 @@ def test_retokenising_costs_the_tail_only(monkeypatch):
         found, "_encode", lambda text, control, real=found._encode: (seen.append(len(text)), real(text, control))[1]
     )
     for _ in range(300):
-        path.settle(answer)
+        path.commit(answer)
         answer += " the cat sat"
         path.encode(answer)
         path.encode(answer + " on")

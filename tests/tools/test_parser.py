@@ -224,6 +224,7 @@ BOMBS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", BOMBS, ids=lambda text: text[:24])
 def test_hostile_answers_take_little_time_and_never_raise(text):
     start = time.process_time()

@@ -3,20 +3,20 @@
 ``TestScripted`` runs all of them: the real class, prompts, decoder, grammar and parser over scripted next-token predictions,
 because some tests assert values (``{"input": 3}``, Chinese names, one call and no more) that need a capable model.
 
-``TestStarterPair`` runs what holds by construction, on the real models; the tests in its ``elsewhere`` are those that assert
-values.
+``TestRandomPair`` runs what holds by construction, on random models that are loaded from disk; the tests in its ``elsewhere``
+are those that assert values. ``tests/peers/standard_suites.py`` runs the same on the starter pair.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
-from langchain_tests.integration_tests import ChatModelIntegrationTests
+from standard import ASSERT_VALUES, NudgingSuite
 
-from langchain_nudging import ChatNudging
-from nudging_llm import starter
 from nudging_llm.testing.scripted import rules, scripted_pair
+from nudging_llm.testing.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:ChatNudging. (api_key|max_retries) has no effect")
 
@@ -43,67 +43,38 @@ SCRIPT = rules(
 GENERATOR = scripted_pair(SCRIPT)
 
 
-class _Nudging(ChatModelIntegrationTests):
-    @property
-    def chat_model_class(self) -> type[ChatNudging]:
-        return ChatNudging
-
-    @property
-    def supports_json_mode(self) -> bool:
-        return True
-
-    @property
-    def supports_anthropic_inputs(self) -> bool:
-        return True
-
-    @property
-    def supported_usage_metadata_details(self) -> dict[Any, list[Any]]:
-        return {"invoke": ["cache_read_input"], "stream": ["cache_read_input"]}
-
-    def invoke_with_cache_read_input(self, *, stream: bool = False) -> Any:
-        model = self.chat_model_class(**self.chat_model_params)
-        question = "What is there to see in a town by the sea, on a day with a lot of wind?"
-        model.invoke(question)
-        if not stream:
-            return model.invoke(question)
-        full: Any = None
-        for chunk in model.stream(question):
-            full = chunk if full is None else full + chunk
-        return full
-
-
-class TestScripted(_Nudging):
+class TestScripted(NudgingSuite):
     @property
     def chat_model_params(self) -> dict[str, Any]:
         return {"generator": GENERATOR}
 
     @property
     def supports_model_override(self) -> bool:
-        return False  # models that were given loaded cannot be changed for a call; see TestStarterPair
+        return False  # models that were given loaded cannot be changed for a call; see TestRandomPair
 
 
-@pytest.mark.real
-@pytest.mark.usefixtures("starter", "other_base")
-class TestStarterPair(_Nudging):
-    elsewhere = (
-        "test_tool_calling",
-        "test_tool_calling_async",
-        "test_tool_calling_with_no_arguments",  # one call and no more
-        "test_agent_loop",
-        "test_bind_runnables_as_tools",
-        "test_unicode_tool_call_integration",
-    )
+@pytest.mark.usefixtures("folders")
+class TestRandomPair(NudgingSuite):
+    elsewhere = ASSERT_VALUES
+    paths: ClassVar[dict[str, str]]
+
+    @pytest.fixture(scope="class")
+    def folders(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        folder = tmp_path_factory.mktemp("models")
+        type(self).paths = {name: save(folder / name, seed) for name, seed in (("base", 7), ("nudging", 57))}
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {
-            "base_model": "starter",
-            "nudging_model": "starter",
-            "dtype": "float32",
-            "device": "cpu",
-            "max_tokens": 64,
-        }
+        models = {"base_model": self.paths["base"], "nudging_model": self.paths["nudging"]}
+        return {**models, "dtype": "float32", "device": "cpu", "max_tokens": 160}
 
     @property
     def model_override_value(self) -> str:
-        return str(starter.folders().base)
+        return self.paths["nudging"]
+
+
+def save(folder: Path, seed: int) -> str:
+    """A random model with its tokenizer, on disk."""
+    tiny_model(seed, max_position_embeddings=16384).save_pretrained(folder)
+    tiny_tokenizer(chat=True).save_pretrained(folder)
+    return str(folder)

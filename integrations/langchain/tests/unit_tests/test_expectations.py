@@ -325,6 +325,7 @@ class Priced(BaseModel):
     rooms: dict[int, str]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["function_calling", "json_schema", "json_mode"])
 def test_types_that_check_more_than_their_schema_are_met(method: Any) -> None:
     """Random models write whatever the grammar lets them."""

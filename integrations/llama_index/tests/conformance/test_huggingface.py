@@ -11,6 +11,8 @@ from llama_index.llms.huggingface import HuggingFaceLLM
 from models import pair, save
 from suite import LLMConformance, checks, observe
 
+pytestmark = pytest.mark.slow
+
 
 class OfHuggingFace(LLMConformance):
     """Over one random model."""

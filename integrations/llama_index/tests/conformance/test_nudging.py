@@ -20,6 +20,8 @@ from llama_index.llms.nudging import NudgingLLM, collect_provenance, get_provena
 from nudging_llm import BaseTemplate, ConfigError, NudgingConfig, NudgingGenerator
 from nudging_llm.testing.scripted import scripted_pair
 
+pytestmark = pytest.mark.slow
+
 
 class TestNudgingLLM(LLMConformance):
     """Over two random models, of which both write."""

@@ -16,7 +16,7 @@ from llama_index.core.llms.loading import load_llm
 from pydantic import ValidationError
 
 import llama_index.llms.nudging
-from llama_index.llms.nudging import NudgingLLM, get_provenance
+from llama_index.llms.nudging import NudgingLLM
 from nudging_llm import (
     BaseTemplate,
     ConfigError,
@@ -118,19 +118,6 @@ async def test_a_wrong_option_is_refused_at_once(
     with pytest.raises(error, match=message):
         await asked(getattr(llm, method)(question, **options))  # not when the stream is read
     assert llm.complete("Who?", max_tokens=3).text
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"max_tokens": 5}, {"threshold": 0.9}, {"threshold": 0.0}, {"temperature": 0.7, "seed": 3}, {"stop": ["e"]}],
-)
-def test_a_calls_options_are_the_cores(llm: NudgingLLM, generator: NudgingGenerator, options: Any) -> None:
-    expected = generator.generate("Who wrote this?", **options)
-    found = llm.chat(QUESTION, **options)
-    assert found.message.content == expected.text
-    record = get_provenance(found)
-    assert record is not None and record.config == expected.provenance.config
-    assert llm.with_options(**options).chat(QUESTION).message.content == expected.text
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ class Fact(BaseModel):
     statement: str
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["compact", "refine", "tree_summarize", "simple_summarize", "compact_accumulate"])
 @pytest.mark.parametrize("system_prompt", [None, "Answer as briefly as you can."])
 def test_what_an_engine_packs_fits(
@@ -56,6 +57,7 @@ def test_what_an_engine_packs_fits(
         assert index.as_query_engine(llm=llm, response_mode=mode).query("When?") is not None
 
 
+@pytest.mark.slow
 def test_what_an_engine_packs_for_an_object_fits(short: NudgingGenerator, settings: Any) -> None:
     llm = NudgingLLM(generator=short, max_tokens=300, context_reserve=1200)
     Settings.tokenizer = llm.tokenizer_fn

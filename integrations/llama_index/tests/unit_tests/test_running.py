@@ -113,22 +113,7 @@ async def test_twenty_at_once_each_collect_their_own(scripted: NudgingLLM, way: 
         assert seen == [answer_to(i), answer_to(i + 100)] and text == "".join(seen)
 
 
-async def test_twenty_at_once_are_what_each_is_alone(llm: NudgingLLM) -> None:
-    """Over random models; ``collect_provenance`` around all of them sees all, in the order in which they began."""
-
-    async def one(i: int) -> tuple[str, list[str]]:
-        with collect_provenance() as calls:
-            text = (await llm.acomplete(f"What about number {i}?")).text
-        return text, texts(calls)
-
-    alone = [llm.complete(f"What about number {i}?").text for i in range(20)]
-    assert len(set(alone)) > 10
-    with collect_provenance() as calls:
-        found = await asyncio.wait_for(asyncio.gather(*[one(i) for i in range(20)]), PATIENCE)
-    assert [text for text, _ in found] == alone and [seen for _, seen in found] == [[text] for text in alone]
-    assert sorted(texts(calls)) == sorted(alone) and len({call.id for call in calls}) == 20
-
-
+@pytest.mark.slow
 async def test_twenty_query_engines_at_once(scripted: NudgingLLM) -> None:
     index = SummaryIndex.from_documents([Document(text="A text.")])
 
@@ -553,6 +538,7 @@ def joined(found: Any) -> str:
     return "".join(piece.text for piece in found.pieces)
 
 
+@pytest.mark.slow
 def test_sixty_four_answers_are_kept(scripted: NudgingLLM) -> None:
     for i in range(66):
         scripted.complete(f"number {i}")

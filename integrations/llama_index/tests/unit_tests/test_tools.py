@@ -24,7 +24,7 @@ from llama_index.core.types import PydanticProgramMode
 from pydantic import UUID4, BaseModel, Field, HttpUrl, field_validator
 
 from llama_index.llms.nudging import NudgingLLM, collect_provenance, get_pieces
-from nudging_llm import NudgingConfig, NudgingGenerator, ToolError
+from nudging_llm import NudgingConfig, NudgingGenerator
 from nudging_llm.testing.scripted import Script, rules, scripted_pair
 
 
@@ -101,45 +101,11 @@ async def test_the_models_may_call_or_not(way: str) -> None:
 
 
 @each_way
-async def test_text_before_a_call_is_the_messages(way: str) -> None:
-    llm = scripted()
-    response, text = await whole(llm, way, "Let me see")
-    assert text.strip() == "Let me see." and response.message.content == text
-    assert selected(llm, response) == [("weather", {"city": "Rome", "days": 2})]
-
-
-@each_way
-@pytest.mark.parametrize("parallel", [True, False])
-async def test_several_calls_only_where_they_may_be(way: str, parallel: bool) -> None:
-    llm = scripted()
-    response, _ = await whole(llm, way, "both", allow_parallel_tool_calls=parallel)
-    expected = [("weather", {"city": "Rome", "days": 2}), ("add", {"a": 1, "b": 2})]
-    assert selected(llm, response) == (expected if parallel else expected[:1])
-
-
-@each_way
 async def test_what_was_meant_as_a_call_and_is_none_is_text(way: str) -> None:
     llm = scripted()
     response, text = await whole(llm, way, "broken")
     assert selected(llm, response) == []
     assert text == response.message.content and '"city": }' in text
-
-
-@each_way
-async def test_a_call_that_must_be_is_one(llm: NudgingLLM, way: str) -> None:
-    """Random models, held by the grammar."""
-    longer = llm.with_options(max_tokens=300)
-    response, _ = await whole(longer, way, "Good morning.", tool_required=True)
-    [(name, arguments), *_] = selected(llm, response)
-    assert name in ("weather", "add") and isinstance(arguments, dict)
-    response, _ = await whole(longer, way, "Good morning.", tool_choice="add", tool_required=True)
-    [(name, arguments)] = selected(llm, response)
-    assert name == "add" and {type(value) for value in arguments.values()} == {int}
-
-
-def test_a_choice_that_is_none_is_refused(llm: NudgingLLM) -> None:
-    with pytest.raises(ToolError, match="Did you mean 'weather'"):
-        llm.chat_with_tools(TOOLS, "Rome?", tool_choice="wether")
 
 
 def test_no_tools_are_no_tools() -> None:
@@ -311,6 +277,7 @@ class Priced(BaseModel):
     rooms: dict[int, str]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_random_models_meet_types_that_check_more_than_their_schema(llm: NudgingLLM, seed: int) -> None:
     found = llm.with_options(max_tokens=500, temperature=1.5, seed=seed).structured_predict(Priced, PROMPT, kind="odd")
@@ -329,6 +296,7 @@ async def test_objects_grow(events: list[str]) -> None:
     assert events.count("LLMChatEndEvent") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 async def test_random_models_fit_the_schema(llm: NudgingLLM, seed: int) -> None:
     longer = llm.with_options(max_tokens=400, temperature=1.5, seed=seed)
