@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .config import NudgingConfig
-from .decoding.gates import Gate
+from .decoding.gates import EntropyGate, Gate, MarginGate, Top1Gate
 from .errors import (
     ConfigError,
     ContextOverflowError,
@@ -51,10 +51,12 @@ __all__ = [
     "CallDelta",
     "ConfigError",
     "ContextOverflowError",
+    "EntropyGate",
     "Gate",
     "GrammarError",
     "InvalidToolCall",
     "LazyGenerator",
+    "MarginGate",
     "MessageError",
     "ModelError",
     "ModelLoadError",
@@ -76,6 +78,7 @@ __all__ = [
     "ToolCall",
     "ToolCallParser",
     "ToolError",
+    "Top1Gate",
     "UnsupportedContentError",
     "lazy_generator",
 ]

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from .config import NudgingConfig
+from .config import NudgingConfig, config_of_call, read_config
 from .decoding.algorithm import Decode, decode, decode_alone
 from .decoding.gates import resolve_gate
 from .engines.transformers import TransformersEngine
@@ -79,7 +79,7 @@ class NudgingGenerator:
             if value < least:
                 raise ConfigError(f"{name}={value}: give {least} or more.")
         self.base, self.nudging = base, nudging
-        self.config = config or NudgingConfig()
+        self.config = read_config(config)
         self.base_template = (
             BaseTemplate(base_template) if isinstance(base_template, str) else base_template or BaseTemplate()
         )
@@ -134,6 +134,7 @@ class NudgingGenerator:
             ModelLoadError: a model cannot be loaded.
             TokenizerMismatchError: a tokenizer does not fit its model.
         """
+        config = read_config(config)
         shared: dict[str, Any] = {"device": device, "dtype": dtype}
         base = TransformersEngine.load(base_model, **{**shared, **(base_model_kwargs or {})})
         nudging = TransformersEngine.load(nudging_model, **{**shared, **(nudging_model_kwargs or {})})
@@ -152,6 +153,7 @@ class NudgingGenerator:
         """
         from .starter import BASE_NAME, NUDGING_NAME, fetch
 
+        config = read_config(config)
         pair = fetch()
         shared: dict[str, Any] = {"device": device, "dtype": dtype, "local_files_only": True}
         try:
@@ -170,7 +172,8 @@ class NudgingGenerator:
 
         Args:
             messages: the question, or chat messages (``role``: system, user, assistant; ``content``: text).
-            options: fields of ``NudgingConfig`` for this call; and what form the answer must have, one of
+            options: ``config``, a ``NudgingConfig`` in place of the generator's; single fields of ``NudgingConfig``, which win
+                over it; and what form the answer must have, one of
 
                 - ``json_schema``: a JSON schema or a type (pydantic model, TypedDict, …): the text is JSON that fits it,
                   ``Result.parsed`` its value;
@@ -289,8 +292,9 @@ class NudgingGenerator:
 
     def _asked(self, options: Mapping[str, Any]) -> tuple[ResponseFormat, NudgingConfig]:
         """The form of the answer, and the rules."""
-        form, rest = read_response_format(options)
-        config = self.config.updated(rest)
+        config, single = config_of_call(options, self.config)
+        form, rest = read_response_format(single)
+        config = config.updated(rest)
         form.check(config)
         return form, config
 
