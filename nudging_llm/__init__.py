@@ -26,7 +26,7 @@ from .errors import (
 )
 from .frameworks.lazy import STARTER, LazyGenerator, lazy_generator
 from .protocol import Prediction
-from .provenance import Piece, Provenance, Reason, Span
+from .provenance import ModelUse, Piece, Provenance, ProvenanceWarning, Reason, Span
 from .text.prompts import BaseTemplate
 from .tools.parser import InvalidToolCall, ToolCall
 from .tools.streaming import CallDelta, ParsedPiece, ToolCallParser
@@ -60,6 +60,7 @@ __all__ = [
     "MessageError",
     "ModelError",
     "ModelLoadError",
+    "ModelUse",
     "NudgingConfig",
     "NudgingError",
     "NudgingGenerator",
@@ -68,6 +69,7 @@ __all__ = [
     "Piece",
     "Prediction",
     "Provenance",
+    "ProvenanceWarning",
     "Reason",
     "Result",
     "Span",

@@ -29,7 +29,7 @@ from .errors import (
     TokenizerMismatchError,
 )
 from .protocol import Model, PredictionParams, Sampling
-from .provenance import Warning
+from .provenance import ProvenanceWarning
 from .runtime.request import AsyncStream, Part, Request, Result, Stream, run_batch
 from .runtime.scheduler import Batcher, Scheduler
 from .runtime.session import Counts, SessionPool
@@ -343,7 +343,7 @@ class NudgingGenerator:
             [(model, voice)] = voices.items()
             return decode_alone(model, voice, config, markers, clock, costs, constraint)
 
-        def done(counts: Mapping[Model, Counts]) -> tuple[Warning, ...]:
+        def done(counts: Mapping[Model, Counts]) -> tuple[ProvenanceWarning, ...]:
             [first, *_] = parts
             return self._cache_watch.note(parts[first].prompt, counts[first].reused, earlier)
 
@@ -448,7 +448,7 @@ class _CacheWatch:
         self._missed = 0
         self._lock = threading.Lock()
 
-    def note(self, prompt: Sequence[int], reused: int, earlier: tuple[int, ...]) -> tuple[Warning, ...]:
+    def note(self, prompt: Sequence[int], reused: int, earlier: tuple[int, ...]) -> tuple[ProvenanceWarning, ...]:
         """Record a finished request; ``earlier`` is what ``last`` was when it was made."""
         head = tuple(prompt[: self._SHARED])
         if not self._lock.acquire(blocking=False):  # never waits, as SessionPool.release
@@ -463,7 +463,7 @@ class _CacheWatch:
         if missed < self._ROW:
             return ()
         return (
-            Warning(
+            ProvenanceWarning(
                 code="cache_never_hit",
                 message=f"{missed + 1} requests in a row began with the same {self._SHARED} tokens and none found them in the "
                 "cache. Raise cache_slots (0 switches the cache off).",

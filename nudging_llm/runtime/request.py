@@ -22,17 +22,15 @@ from ..config import NudgingConfig
 from ..decoding.algorithm import Decode, Outcome
 from ..errors import OutOfMemoryError
 from ..protocol import Model, Prediction, PredictionParams, Query
-from ..provenance import FinishReason, ModelUse, Piece, Provenance, Warning
+from ..provenance import FinishReason, ModelUse, Piece, Provenance, ProvenanceWarning
 from ..structured.constraint import Constraint
 from ..structured.grammar import Grammar
 from ..tools.definitions import partial_object
 from ..tools.parser import InvalidToolCall, ToolCall
 from ..tools.streaming import ToolCallParser
+from .failure_signs import failure_signs
 from .scheduler import Batcher, Interrupted, Job, Scheduler
 from .session import Counts, Session
-
-#: Nudge ratio above which nudged answers are usually no better than the nudging model's alone.
-TOO_MUCH = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ class Request:
         desk: Scheduler,
         start: Callable[[Callable[[], float]], Decode],
         config: NudgingConfig,
-        done: Callable[[Mapping[Model, Counts]], tuple[Warning, ...]],
+        done: Callable[[Mapping[Model, Counts]], tuple[ProvenanceWarning, ...]],
         constraint: Constraint | None = None,
         reading: Callable[[Provenance], Result] | None = None,
         tool_call_parser: Callable[[], ToolCallParser] = lambda: ToolCallParser(False),
@@ -119,7 +117,7 @@ class Request:
         self._forward_left_behind = False  # its task was cancelled; it still runs in its session
         self._outcome: Outcome | None = None
         self._finish: FinishReason | None = None
-        self._warnings: tuple[Warning, ...] = ()
+        self._warnings: tuple[ProvenanceWarning, ...] = ()
         self._counts: dict[Model, Counts] = {}
         self._result: Result | None = None
         self.pieces: list[Piece] = []
@@ -235,7 +233,9 @@ class Request:
             grammar_s=self._constraint.seconds if self._constraint else 0.0,
             config=self._config.model_dump(mode="json"),
         )
-        return record.model_copy(update={"warnings": (*_warnings(record, outcome), *self._warnings)})
+        return record.model_copy(
+            update={"warnings": (*failure_signs(record, outcome, self._config.gate), *self._warnings)}
+        )
 
     @property
     def result(self) -> Result:
@@ -248,9 +248,9 @@ class Request:
             self._result = result  # so that calls keep their ids
         return result
 
-    def _model_use(self, model: Model) -> ModelUse:
+    def _model_use(self, model: Model) -> ModelUse | None:
         if model not in self._parts:
-            return ModelUse(name="")
+            return None
         part = self._parts[model]
         counts = self._counts.get(model) or (self._sessions[model].counts if self._sessions else Counts())
         return ModelUse(
@@ -441,50 +441,3 @@ def _steps(run: Request) -> _Steps:
         except BaseException as error:
             run.end(run.failed(error))
             raise
-
-
-def _warnings(record: Provenance, outcome: Outcome | None) -> Iterator[Warning]:
-    """The failure signatures that one record shows, each with what to do."""
-    ratio, nudging = record.nudge_ratio, record.nudging.name
-    alone = not record.base.name or not nudging
-    if not alone and record.n_tokens >= 32 and not any(p.source == "nudging" and p.round > 1 for p in record.pieces):
-        yield Warning(
-            code="never_nudged",
-            message=f"The base model was never nudged after the opening in {record.n_tokens} tokens. If the answer "
-            "strays, raise the threshold.",
-        )
-    if not alone and record.n_tokens >= 16 and ratio > TOO_MUCH:
-        yield Warning(
-            code="nudged_too_much",
-            message=f"{ratio:.0%} of the tokens are the nudging model's. Above {TOO_MUCH:.0%} results are usually no better "
-            "than its own answer alone: lower the threshold, or use a base model that is surer of this subject.",
-        )
-    if record.finish_reason == "repetition":
-        yield Warning(
-            code="repetition",
-            message="The answer went in circles and was ended. "
-            + ("Sample (temperature=0.7)." if alone else "Raise the threshold, or sample (temperature=0.7)."),
-        )
-    if outcome and outcome.closed_early:
-        yield Warning(
-            code="closed_early",
-            message="The answer was brought to a valid end by the shortest way, as max_tokens left no room for more or it "
-            "went in circles: it may say less than the models would. Raise max_tokens, or bound arrays and strings in the "
-            "schema.",
-        )
-    if outcome and outcome.call_left_out:
-        yield Warning(
-            code="call_left_out",
-            message="A tool call was begun and left out, as max_tokens had no room for its shortest end. Raise max_tokens.",
-        )
-    if outcome and outcome.cut_at_marker:
-        yield Warning(
-            code="role_marker",
-            message="The base model began another turn of the transcript and was cut there. If answers end too early, "
-            "try another base template.",
-        )
-    if outcome and outcome.context_full:
-        yield Warning(
-            code="context_full",
-            message=f"The answer filled the {outcome.context_full} model's context and ended there.",
-        )
