@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test lint bench wheels readme docs clean
 
 demo: $(READY)            ## the main job on real input: three questions, three ways
-	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python -m scripts.demo
 
 test: $(READY) lint       ## all tests, the starter pair included; the frameworks' last, without sockets
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/unit
@@ -45,7 +45,7 @@ readme:
 	cd build && clean/bin/python readme.py
 
 docs: $(READY)            ## the documentation as a site, in build/site; regenerates what is generated from the code
-	$(BIN)/python -m benchmarks.schema
+	$(BIN)/python -m scripts.schema
 	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 	@echo "build/site/index.html"
 
