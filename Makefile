@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test test-fast lint bench wheels readme docs clean
 
 demo: $(READY)            ## the main job on real input: three questions, three ways
-	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python -m scripts.demo
 
 # Runs a stage: its number, its name, its command. Says what runs, and at the end how long it took.
 define stage
@@ -66,7 +66,7 @@ readme:
 	cd build && clean/bin/python readme.py
 
 docs: $(READY)            ## the documentation as a site, in build/site; regenerates what is generated from the code
-	$(BIN)/python -m benchmarks.schema
+	$(BIN)/python -m scripts.schema
 	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 	@echo "build/site/index.html"
 

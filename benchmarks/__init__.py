@@ -1,1 +1,1 @@
-"""Measurements and demonstrations, each one command: ``python -m benchmarks.NAME``."""
+"""Measurements, each one command: ``python -m benchmarks.NAME``."""

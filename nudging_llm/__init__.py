@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .config import NudgingConfig
-from .decoding.gates import Gate
+from .decoding.gates import EntropyGate, Gate, MarginGate, Top1Gate
 from .errors import (
     CapabilityError,
     ConfigError,
@@ -27,7 +27,7 @@ from .errors import (
 )
 from .frameworks.lazy import STARTER, LazyGenerator, lazy_generator
 from .protocol import Prediction
-from .provenance import Piece, Provenance, Reason, Span
+from .provenance import ModelUse, Piece, Provenance, ProvenanceWarning, Reason, Span
 from .text.base_template import BaseTemplate
 from .tools.calls import InvalidToolCall, ToolCall
 from .tools.streaming import CallDelta, ParsedPiece, ToolCallParser
@@ -54,13 +54,16 @@ __all__ = [
     "CapabilityError",
     "ConfigError",
     "ContextOverflowError",
+    "EntropyGate",
     "Gate",
     "GrammarError",
     "InvalidToolCall",
     "LazyGenerator",
+    "MarginGate",
     "MessageError",
     "ModelError",
     "ModelLoadError",
+    "ModelUse",
     "NudgingConfig",
     "NudgingError",
     "NudgingGenerator",
@@ -69,6 +72,7 @@ __all__ = [
     "Piece",
     "Prediction",
     "Provenance",
+    "ProvenanceWarning",
     "Reason",
     "Result",
     "Span",
@@ -79,6 +83,7 @@ __all__ = [
     "ToolCall",
     "ToolCallParser",
     "ToolError",
+    "Top1Gate",
     "UnsupportedContentError",
     "lazy_generator",
 ]

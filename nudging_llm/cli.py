@@ -19,6 +19,7 @@ except ImportError as error:
     sys.exit(f"The command line needs {error.name}: pip install 'nudging-llm[cli]'")
 
 from .config import NudgingConfig
+from .decoding.gates import GATES, default_threshold, gate_name
 from .errors import NudgingError
 from .provenance import Provenance
 
@@ -27,8 +28,18 @@ app = typer.Typer(
 )
 
 _DEFAULT = NudgingConfig()
+_GATE = gate_name(_DEFAULT.gate)
 System = Annotated[str | None, typer.Option(help="System message.")]
-Threshold = Annotated[float, typer.Option("--threshold", "-t", help="γ: nudge where the base model is less sure.")]
+_OWN = ", ".join(f"{default_threshold(gate):g} for {gate}" for gate in GATES)
+GateName = Annotated[
+    str, typer.Option("--gate", help=f"How the base model's certainty is measured: {', '.join(GATES)}.")
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold", "-t", help="The gate's, γ for top1: nudge where the base model is less sure.", show_default=_OWN
+    ),
+]
 Lookahead = Annotated[
     int, typer.Option("--lookahead", "-k", help="K: tokens that the nudging model completes per round.")
 ]
@@ -50,7 +61,8 @@ def ask(
         str | None, typer.Argument(help="The question. Text on stdin, unless that is a terminal, is added below it.")
     ] = None,
     system: System = None,
-    threshold: Threshold = _DEFAULT.threshold,
+    gate: GateName = _GATE,
+    threshold: Threshold = None,
     lookahead: Lookahead = _DEFAULT.lookahead,
     max_tokens: MaxTokens = _DEFAULT.max_tokens,
     base: Base = None,
@@ -75,7 +87,7 @@ def ask(
         raise typer.BadParameter("--json-schema, --choice and --regex each ask for a form of answer: give one of them.")
     messages = _messages(system, _question(question))
     form = {"json_schema": _schema(json_schema), "choices": choice or None, "regex": regex}
-    generator = _generator(base, nudging, device, dtype, _config(paper, threshold, lookahead, max_tokens))
+    generator = _generator(base, nudging, device, dtype, _config(paper, gate, threshold, lookahead, max_tokens))
     record = _answer(generator, messages, alone, no_color, as_json, form)
     if as_json:
         print(record.to_json(indent=2))
@@ -88,7 +100,8 @@ def ask(
 @app.command()
 def chat(
     system: System = None,
-    threshold: Threshold = _DEFAULT.threshold,
+    gate: GateName = _GATE,
+    threshold: Threshold = None,
     lookahead: Lookahead = _DEFAULT.lookahead,
     max_tokens: MaxTokens = _DEFAULT.max_tokens,
     base: Base = None,
@@ -99,7 +112,7 @@ def chat(
     no_color: NoColor = False,
 ) -> None:
     """Talk: one line at a time; an empty line or Ctrl-D ends. Ctrl-C stops an answer."""
-    generator = _generator(base, nudging, device, dtype, _config(paper, threshold, lookahead, max_tokens))
+    generator = _generator(base, nudging, device, dtype, _config(paper, gate, threshold, lookahead, max_tokens))
     messages = [{"role": "system", "content": system}] if system else []
     while True:
         try:
@@ -235,10 +248,10 @@ def _messages(system: str | None, question: str) -> list[dict[str, str]]:
     return [*start, {"role": "user", "content": question}]
 
 
-def _config(paper: bool, threshold: float, lookahead: int, max_tokens: int) -> NudgingConfig:
+def _config(paper: bool, gate: str, threshold: float | None, lookahead: int, max_tokens: int) -> NudgingConfig:
     make = NudgingConfig.paper if paper else NudgingConfig
     try:
-        return make(threshold=threshold, lookahead=lookahead, max_tokens=max_tokens)
+        return make(gate=gate, threshold=threshold, lookahead=lookahead, max_tokens=max_tokens)
     except NudgingError as error:
         _fail(error, code=2)
 

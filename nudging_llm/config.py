@@ -1,7 +1,7 @@
 """``NudgingConfig``: every knob of the decoder, its default, its range and where it comes from.
 
-Knows names and ranges only; what a knob does is in ``decoder.py``, ``gates.py`` and ``stopping.py``.
-"Paper" is arXiv 2410.09300; "released code" is its authors' public implementation.
+Knows names and ranges only; what an option does is in ``decoding/``. A threshold's range and default are its gate's
+(``decoding/gates.py``). "Paper" is arXiv 2410.09300; "released code" is its authors' public implementation.
 """
 
 from __future__ import annotations
@@ -10,14 +10,24 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from .decoding.drafts import DraftSource
-from .decoding.gates import Gate, gate_name, resolve_gate
+from .decoding.gates import PAPER_THRESHOLD, Gate, check_threshold, default_threshold, gate_name, resolve_gate
 from .errors import ConfigError, nearest
 
-#: Largest threshold that makes sense for each built-in gate.
-_THRESHOLD_LIMIT = {"top1": 2.0, "margin": 2.0, "entropy": 20.0}
+
+def _threshold_of_gate(values: dict[str, Any]) -> float:
+    return default_threshold(values["gate"])
 
 
 class NudgingConfig(BaseModel):
@@ -33,10 +43,14 @@ class NudgingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
+    gate: str | Gate = Field(
+        "top1", description="'top1' (paper), 'entropy', 'margin', or an object with confident(prediction, threshold)."
+    )
     threshold: float = Field(
-        0.4,
-        description="γ: nudge where the gate's value is below it (above it, for entropy in nats). "
-        "0 never nudges after the opening; above 1 always. Paper: 0.4 (Llama-2), 0.3 (Gemma-2, OLMo).",
+        default_factory=_threshold_of_gate,
+        description="γ: nudge where the base model's top-1 probability is below it. 0 never nudges after the opening; above 1 "
+        "always. Paper: 0.4 (Llama-2), 0.3 (Gemma-2, OLMo). Of another gate: what that gate says. None: the gate's own, 0.4 "
+        "for 'top1'.",
     )
     lookahead: int = Field(
         16, ge=1, le=256, description="K: tokens the nudging model completes at the start of a round. Paper: 16."
@@ -47,9 +61,6 @@ class NudgingConfig(BaseModel):
         "token",
         description="'token': max_tokens is a hard limit. 'round': checked only between rounds and chunks of the base "
         "run, as in the released code, so that an answer may be longer.",
-    )
-    gate: str | Gate = Field(
-        "top1", description="'top1' (paper), 'entropy', 'margin', or an object with confident(prediction, threshold)."
     )
     prefix_rule: bool = Field(
         True, description="Also hand over where the base model's top-1 token begins the nudging model's next word."
@@ -112,10 +123,14 @@ class NudgingConfig(BaseModel):
         )
 
     def updated(self, changes: Mapping[str, Any]) -> NudgingConfig:
-        """A copy with ``changes`` applied, validated like a new one."""
+        """A copy with ``changes`` applied, validated like a new one. Another gate comes with its own threshold, unless
+        ``changes`` names one."""
         if not changes:
             return self
-        return NudgingConfig(**{name: getattr(self, name) for name in type(self).model_fields} | dict(changes))
+        kept = {name: getattr(self, name) for name in type(self).model_fields}
+        if changes.get("gate", self.gate) != self.gate:
+            del kept["threshold"]
+        return NudgingConfig(**kept | dict(changes))
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -137,6 +152,13 @@ class NudgingConfig(BaseModel):
         resolve_gate(value)
         return value
 
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _none_is_the_gate_s(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None:
+            return default_threshold(info.data["gate"]) if "gate" in info.data else PAPER_THRESHOLD
+        return value
+
     @field_validator("threshold", "temperature", "nudging_temperature")
     @classmethod
     def _finite(cls, value: float) -> float:
@@ -146,12 +168,7 @@ class NudgingConfig(BaseModel):
 
     @model_validator(mode="after")
     def _threshold_fits_gate(self) -> NudgingConfig:
-        limit = _THRESHOLD_LIMIT.get(gate_name(self.gate), math.inf)
-        if not 0 <= self.threshold <= limit:
-            percent = " It is a probability, not a percentage." if self.threshold > limit and limit == 2.0 else ""
-            raise ValueError(
-                f"threshold={self.threshold:g} is outside 0 … {limit:g} for gate {gate_name(self.gate)!r}.{percent}"
-            )
+        check_threshold(self.gate, self.threshold)
         return self
 
     @model_validator(mode="after")
@@ -169,10 +186,37 @@ class NudgingConfig(BaseModel):
         return gate_name(gate)
 
 
+def config_of_call(options: Mapping[str, Any], default: NudgingConfig) -> tuple[NudgingConfig, dict[str, Any]]:
+    """What a call's single options change: the ``config`` among its options, else ``default``; and the other options.
+
+    Raises:
+        ConfigError: ``config`` is no configuration.
+    """
+    others = {name: value for name, value in options.items() if name != "config"}
+    return read_config(options.get("config"), default), others
+
+
+def read_config(config: Any, default: NudgingConfig | None = None) -> NudgingConfig:
+    """A configuration that a user gave; ``default``, or the package's own, in place of None.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if config is None:
+        return default or NudgingConfig()
+    if not isinstance(config, NudgingConfig):
+        raise ConfigError(
+            f"config={config!r} is of type {type(config).__name__}: give a NudgingConfig, such as NudgingConfig(threshold=0.3)."
+        )
+    return config
+
+
 def _readable(error: ValidationError) -> ConfigError:
     """Pydantic's report as one line per wrong value, naming the value."""
     lines = []
     for item in error.errors():
+        if item["type"] == "default_factory_not_called":  # the threshold's, where the gate is wrong
+            continue
         where = ".".join(str(part) for part in item["loc"][:1])
         what = item["msg"].removeprefix("Value error, ")
         lines.append(f"{where}={item['input']!r}: {what}" if where else what)

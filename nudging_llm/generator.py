@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
-from .config import NudgingConfig
+from .config import NudgingConfig, config_of_call, read_config
 from .engines.base import Engine, ModelBackend
 from .engines.load import ModelSource, load_engine
 from .errors import ConfigError, MessageError, ModelLoadError, StarterError
@@ -66,7 +66,7 @@ class NudgingGenerator:
                 raise ConfigError(f"{name}={value}: give {least} or more.")
         local = {"cache_slots": cache_slots, "cache_bytes": cache_bytes, "batch_size": batch_size}
         self.base, self.nudging = as_backend(base, **local), as_backend(nudging, **local)
-        self.config = config or NudgingConfig()
+        self.config = read_config(config)
         template = BaseTemplate(base_template) if isinstance(base_template, str) else base_template or BaseTemplate()
         self.batch_size = batch_size
         self._maker = RequestMaker({"base": self.base, "nudging": self.nudging}, template)
@@ -123,6 +123,7 @@ class NudgingGenerator:
             ModelLoadError: a model cannot be loaded.
             TokenizerMismatchError: a tokenizer does not fit its model.
         """
+        config = read_config(config)
         shared: dict[str, Any] = {"device": device, "dtype": dtype}
         base = load_engine(base_model, **{**shared, **(base_model_kwargs or {})})
         nudging = load_engine(nudging_model, **{**shared, **(nudging_model_kwargs or {})})
@@ -141,6 +142,7 @@ class NudgingGenerator:
         """
         from .starter import BASE_NAME, NUDGING_NAME, fetch
 
+        config = read_config(config)
         pair = fetch()
         shared: dict[str, Any] = {"device": device, "dtype": dtype, "local_files_only": True}
         try:
@@ -159,7 +161,8 @@ class NudgingGenerator:
 
         Args:
             messages: the question, or chat messages (``role``: system, user, assistant; ``content``: text).
-            options: fields of ``NudgingConfig`` for this call; and what form the answer must have, one of
+            options: ``config``, a ``NudgingConfig`` in place of the generator's; single fields of ``NudgingConfig``, which win
+                over it; and what form the answer must have, one of
 
                 - ``json_schema``: a JSON schema or a type (pydantic model, TypedDict, …): the text is JSON that fits it,
                   ``Result.parsed`` its value;
@@ -249,8 +252,9 @@ class NudgingGenerator:
 
     def _asked(self, options: Mapping[str, Any]) -> tuple[ResponseFormat, NudgingConfig]:
         """The form of the answer, and the rules."""
-        response_format, rest = read_response_format(options)
-        config = self.config.updated(rest)
+        config, single = config_of_call(options, self.config)
+        response_format, rest = read_response_format(single)
+        config = config.updated(rest)
         response_format.check(config)
         return response_format, config
 

@@ -1,7 +1,7 @@
 """Which model wrote what, how sure the base model was, and why: the record of an answer.
 
-``Piece`` is what streams; ``Provenance`` is the whole, with a versioned JSON form (``docs/provenance.schema.json``).
-Knows no model and no framework.
+``Piece`` is what streams; ``Provenance`` is the whole, with a versioned JSON form (``docs/provenance.schema.json``). Records of
+earlier versions can be read. Knows no model and no framework.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION: Literal[1] = 1
+#: Version 1 wrote an empty name for a model that took no part; version 2 writes null in place of the model.
+SCHEMA_VERSION: Literal[2] = 2
 
 Source = Literal["base", "nudging", "grammar"]
 FinishReason = Literal["stop", "length", "stop_string", "repetition", "cancelled", "error"]
@@ -122,7 +123,7 @@ class ModelUse(_Record):
     seconds: float = Field(0.0, description="Time in its forwards; of a shared one, its share.")
 
 
-class Warning(_Record):
+class ProvenanceWarning(_Record):
     """A known failure signature, and what to do about it."""
 
     code: Literal[
@@ -144,12 +145,12 @@ class Provenance(_Record):
     Invariant, checked on construction: the pieces follow one another from offset 0 without a gap.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     pieces: tuple[Piece, ...] = ()
     finish_reason: FinishReason = "stop"
     rounds: int = 0
-    base: ModelUse
-    nudging: ModelUse
+    base: ModelUse | None = Field(None, description="The base model's part; None if it took none.")
+    nudging: ModelUse | None = Field(None, description="The nudging model's part; None if it took none.")
     first_piece_s: float | None = Field(None, description="Seconds until the first piece.")
     total_s: float = Field(
         0.0, description="Seconds that decoding took; time in which the consumer held it up is not counted."
@@ -159,7 +160,7 @@ class Provenance(_Record):
     )
     grammar_s: float = Field(0.0, description="Seconds spent on the grammar.")
     config: dict[str, Any] = Field(default_factory=dict, description="The NudgingConfig used.")
-    warnings: tuple[Warning, ...] = ()
+    warnings: tuple[ProvenanceWarning, ...] = ()
 
     @model_validator(mode="after")
     def _pieces_join(self) -> Provenance:
@@ -181,6 +182,11 @@ class Provenance(_Record):
         return merge_spans(self.pieces)
 
     @property
+    def models(self) -> tuple[ModelUse, ...]:
+        """The models that took part: both, or the one that was asked alone."""
+        return tuple(use for use in (self.base, self.nudging) if use is not None)
+
+    @property
     def n_tokens(self) -> int:
         """Length of the answer in tokens of the base model."""
         return sum(piece.n_tokens for piece in self.pieces)
@@ -188,7 +194,7 @@ class Provenance(_Record):
     @property
     def nudge_ratio(self) -> float:
         """Tokens from the nudging model ÷ all tokens, 0 … 1; 0 for an empty answer."""
-        return self.nudging.tokens / self.n_tokens if self.n_tokens else 0.0
+        return self.nudging.tokens / self.n_tokens if self.nudging and self.n_tokens else 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -198,7 +204,7 @@ class Provenance(_Record):
     @property
     def overhead_s(self) -> float:
         """Seconds spent outside the models' forwards."""
-        return max(0.0, self.total_s - self.base.seconds - self.nudging.seconds)
+        return max(0.0, self.total_s - sum(use.seconds for use in self.models))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values. Adds the derived ``text``, ``spans`` and ``nudge_ratio`` for readers in other languages."""
@@ -209,12 +215,12 @@ class Provenance(_Record):
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Provenance:
-        """The inverse of ``to_dict``.
+        """The inverse of ``to_dict``. Reads records of schema version 1, too.
 
         Raises:
-            ValueError: the record does not fit the schema, or its text is not its pieces joined.
+            ValueError: the record has a version that is not known, does not fit the schema, or its text is not its pieces joined.
         """
-        stored = {key: value for key, value in record.items() if key not in _DERIVED}
+        stored = _current({key: value for key, value in record.items() if key not in _DERIVED})
         found = cls.model_validate(stored)
         if record.get("text", found.text) != found.text:
             raise ValueError("the record's text is not its pieces joined")
@@ -253,6 +259,28 @@ class Provenance(_Record):
         }
         schema["required"] = sorted(schema["properties"])
         return schema
+
+
+def _current(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored record as the current version of the schema has it."""
+    version = stored.get("schema_version", SCHEMA_VERSION)
+    if version not in (1, SCHEMA_VERSION):
+        raise ValueError(
+            f"the record has schema_version {version!r}, and this version of nudging-llm reads 1 and {SCHEMA_VERSION}. If the "
+            "record is newer, upgrade nudging-llm."
+        )
+    if version == 1:
+        parts = {name: _part(stored, name) for name in ("base", "nudging")}
+        return {**stored, **parts, "schema_version": SCHEMA_VERSION}
+    return stored
+
+
+def _part(stored: dict[str, Any], name: str) -> Mapping[str, Any] | None:
+    """A model's part in a record of version 1; None if it took none."""
+    part = stored.get(name)
+    if not isinstance(part, Mapping):
+        raise ValueError(f"{name}={part!r}: a record of schema_version 1 has both models' parts")
+    return part if part.get("name") != "" else None
 
 
 _DERIVED = frozenset({"text", "nudge_ratio", "spans"})

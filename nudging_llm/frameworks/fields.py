@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from typing_extensions import Self
 
-from ..config import NudgingConfig
+from ..config import NudgingConfig, config_of_call
 from ..errors import ConfigError, nearest
 from ..tools.choice import is_forced
 from .lazy import STARTER, LazyGenerator, lazy_generator
@@ -211,8 +211,9 @@ class NudgingFields(BaseModel):
 
     def _call_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """All of the core's options for one call, of which ``asked`` are the call's own."""
-        config = self._config()
-        options = {name: getattr(config, name) for name in NudgingConfig.model_fields} | dict(asked)
+        config, asked = config_of_call(asked, self._config())
+        config = config.updated({name: value for name, value in asked.items() if name in NudgingConfig.model_fields})
+        options = {name: getattr(config, name) for name in NudgingConfig.model_fields} | asked
         forced = "tools" in asked and is_forced(asked.get("tool_choice"))
         if forced or any(asked.get(form) is not None for form in ("json_schema", "regex", "choices")):
             # the constructor's is for free text: a grammar ends the answer by itself

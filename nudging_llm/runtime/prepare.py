@@ -25,7 +25,7 @@ from ..errors import (
     TokenizerMismatchError,
 )
 from ..protocol import Model, PredictionParams, Sampling
-from ..provenance import Warning
+from ..provenance import ProvenanceWarning
 from ..structured.constraint import Constraint
 from ..structured.response_format import ResponseFormat
 from ..text.base_template import BaseTemplate
@@ -145,7 +145,7 @@ class RequestMaker:
             [(model, encoder)] = encoders.items()
             return decode_alone(model, encoder, config, markers, clock, costs, constraint)
 
-        def done(counts: Mapping[Model, Counts]) -> tuple[Warning, ...]:
+        def done(counts: Mapping[Model, Counts]) -> tuple[ProvenanceWarning, ...]:
             [first, *_] = parts
             return self._cache_watch.note(parts[first].prompt, counts[first].reused, earlier)
 

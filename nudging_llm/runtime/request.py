@@ -18,12 +18,13 @@ from ..decoding.decode import Decode, Outcome
 from ..engines.base import Counts, ModelBackend, PredictionSource, QueryInterrupted
 from ..errors import OutOfMemoryError
 from ..protocol import Model, Prediction, PredictionParams, Query
-from ..provenance import FinishReason, ModelUse, Piece, Provenance, Warning
+from ..provenance import FinishReason, ModelUse, Piece, Provenance, ProvenanceWarning
 from ..result import Result
 from ..structured.grammar import Grammar
 from ..structured.response_format import FREE_TEXT, ResponseFormat
 from ..tools.streaming import ToolCallParser
-from .record import model_use, warnings_of
+from .failure_signs import failure_signs
+from .record import model_use
 from .scheduler import Scheduler
 
 
@@ -66,7 +67,7 @@ class Request:
         scheduler: Scheduler,
         start: Callable[[Callable[[], float]], Decode],
         config: NudgingConfig,
-        done: Callable[[Mapping[Model, Counts]], tuple[Warning, ...]] = lambda counts: (),
+        done: Callable[[Mapping[Model, Counts]], tuple[ProvenanceWarning, ...]] = lambda counts: (),
         constraint: AnswerConstraint = UNCONSTRAINED,
         response_format: ResponseFormat = FREE_TEXT,
     ) -> None:
@@ -82,7 +83,7 @@ class Request:
         self._forward_left_behind = False  # its task was cancelled; it still runs
         self._outcome: Outcome | None = None
         self._finish: FinishReason | None = None
-        self._warnings: tuple[Warning, ...] = ()
+        self._warnings: tuple[ProvenanceWarning, ...] = ()
         self._counts: dict[Model, Counts] = {}
         self._result: Result | None = None
         self.pieces: list[Piece] = []
@@ -215,7 +216,9 @@ class Request:
             grammar_s=self._constraint.seconds,
             config=self._config.model_dump(mode="json"),
         )
-        return record.model_copy(update={"warnings": (*warnings_of(record, outcome), *self._warnings)})
+        return record.model_copy(
+            update={"warnings": (*failure_signs(record, outcome, self._config.gate), *self._warnings)}
+        )
 
     def tool_call_parser(self) -> ToolCallParser:
         """Takes the answer apart, as it comes, into what is said and what is called."""
@@ -232,9 +235,9 @@ class Request:
             self._result = result  # so that calls keep their ids
         return result
 
-    def _model_use(self, model: Model) -> ModelUse:
+    def _model_use(self, model: Model) -> ModelUse | None:
         if model not in self._parts:
-            return ModelUse(name="")
+            return None
         part, source = self._parts[model], self._sources.get(model)
         counts = self._counts.get(model) or (source.counts if source else Counts())
         tokens = sum(piece.n_tokens for piece in self.pieces if piece.source == model)

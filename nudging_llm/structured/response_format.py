@@ -102,7 +102,9 @@ def read_response_format(options: Mapping[str, Any]) -> tuple[ResponseFormat, di
     rest = {name: value for name, value in options.items() if name not in KEYWORDS}
     for name in rest:
         if name not in NudgingConfig.model_fields:
-            raise ConfigError(f"Unknown option {name!r}.{nearest(name, [*NudgingConfig.model_fields, *KEYWORDS])}")
+            raise ConfigError(
+                f"Unknown option {name!r}.{nearest(name, [*NudgingConfig.model_fields, *KEYWORDS, 'config'])}"
+            )
     if not asked:
         return FREE_TEXT, rest
     tools = read_tools(asked["tools"]) if "tools" in asked else ()

@@ -65,12 +65,12 @@ def _card(name: str, record: Provenance) -> str:
     rows = [_row(piece) for piece in record.pieces]
     whys = {piece.reason.value: _WHYS[piece.reason] for piece in record.pieces}
     gamma = record.config.get("threshold") if record.config.get("gate") == "top1" else None
-    alone = not (record.base.name and record.nudging.name)
+    alone = len(record.models) < 2
     gamma = None if alone or gamma is None else min(1.0, float(gamma))
     data = json.dumps([gamma, whys, rows], ensure_ascii=False, separators=(",", ":"))
     return _template("answer.html.j2").render(
         name=name,
-        models=" + ".join(part for part in (record.base.name, record.nudging.name) if part),
+        models=" + ".join(use.name for use in record.models),
         figures=" · ".join(_figures(record)),
         warnings=[warning.message for warning in record.warnings],
         pieces=[_shown(piece) for piece in record.pieces],
@@ -110,14 +110,15 @@ def _bars(pieces: tuple[Piece, ...]) -> str:
 
 def _figures(record: Provenance) -> Iterator[str]:
     yield f"{record.n_tokens:,} tokens"
-    if record.base.name and record.nudging.name:
+    if len(record.models) == 2:
         yield f"nudged {record.nudge_ratio:.0%}"
     if record.grammar_tokens:
         yield f"by the grammar {record.grammar_tokens / record.n_tokens:.0%}"
     if record.total_s:
         yield f"{record.total_s:.1f} s"
     if "threshold" in record.config:
-        yield f"γ = {record.config['threshold']:g}"
+        gate, threshold = record.config.get("gate", "top1"), record.config["threshold"]
+        yield f"γ = {threshold:g}" if gate == "top1" else f"gate {gate}, threshold {threshold:g}"
     yield f"ended: {record.finish_reason}"
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..provenance import Piece, Provenance, Reason
+from ..provenance import ModelUse, Piece, Provenance, Reason
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,8 +127,8 @@ def timings(records: Mapping[str, Provenance] | Iterable[Provenance] | Provenanc
     figure, axes = _axes("seconds", "")
     left = [0.0] * len(found)
     parts = {
-        "base model": ([record.base.seconds for record in found], BASE),
-        "nudging model": ([record.nudging.seconds for record in found], NUDGED),
+        "base model": ([_seconds(record.base) for record in found], BASE),
+        "nudging model": ([_seconds(record.nudging) for record in found], NUDGED),
         "elsewhere": ([record.overhead_s for record in found], REST),
     }
     for label, (seconds, colour) in parts.items():
@@ -218,6 +218,10 @@ def _mark_gamma(axes: Axes, records: Any) -> None:
         axes.annotate(
             f"γ = {gamma:g}", (gamma, 1), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points"
         )
+
+
+def _seconds(use: ModelUse | None) -> float:
+    return use.seconds if use is not None else 0.0
 
 
 def _shown(text: str) -> str:

@@ -62,7 +62,7 @@ class TerminalView:
 def summary(record: Provenance) -> Text:
     """One line of figures, and one for each warning."""
     parts = [f"{record.n_tokens} tokens"]
-    if record.base.name and record.nudging.name:
+    if len(record.models) == 2:
         parts.append(f"nudged {record.nudge_ratio:.0%}")
     if record.grammar_tokens:
         parts.append(f"by the grammar {record.grammar_tokens / record.n_tokens:.0%}")
@@ -70,7 +70,7 @@ def summary(record: Provenance) -> Text:
     per_token = [
         f"{use.forwards / record.n_tokens:.2f} {label}"
         for label, use in (("base", record.base), ("nudging", record.nudging))
-        if use.name and record.n_tokens
+        if use is not None and record.n_tokens
     ]
     if per_token:
         parts.append("forwards per token " + ", ".join(per_token))

@@ -9,24 +9,10 @@ from decimal import Decimal
 import pytest
 from rich.console import Console
 
-from benchmarks.fidelity import (
-    SETTINGS,
-    Answer,
-    FidelityError,
-    SkippedError,
-    Store,
-    collect,
-    common_prefix,
-    ifeval_checker,
-    last_number,
-    last_number_questions,
-    mark_cells,
-    report,
-    sign_test,
-    similarity,
-    spaced,
-    wilson,
-)
+from benchmarks.fidelity import FidelityError, SkippedError
+from benchmarks.fidelity.marking import ifeval_checker, last_number, last_number_questions, spaced
+from benchmarks.fidelity.report import common_prefix, mark_cells, report, sign_test, similarity, wilson
+from benchmarks.fidelity.runs import SETTINGS, Answer, Store, collect
 from nudging_llm import NudgingConfig
 
 

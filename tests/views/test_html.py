@@ -97,7 +97,7 @@ def test_the_script_reads_the_records() -> None:
     [
         ({}, True),
         ({"config": {"gate": "entropy", "threshold": 1.2}}, False),
-        ({"base": ModelUse(name="")}, False),
+        ({"base": None}, False),
         ({"config": {}}, False),
     ],
     ids=["nudged", "another gate", "alone", "no config"],
@@ -110,8 +110,21 @@ def test_what_if_is_asked_only_where_it_can_be_told(changes: Any, slider: bool) 
 def test_an_empty_answer_and_one_without_probabilities_are_shown() -> None:
     assert Reader(page(record())).texts["figures"].startswith("0 tokens")
     piece = Piece("x", 0, "nudging", Reason.ALONE, 1, None, None, 1, 0.0)
-    found = Reader(page(record(pieces=(piece,), base=ModelUse(name=""))))
+    found = Reader(page(record(pieces=(piece,), base=None)))
     assert "svg" not in [tag for tag, _ in found.elements] and found.texts["text"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"gate": "top1", "threshold": 0.3}, "γ = 0.3"),
+        ({"threshold": 0.3}, "γ = 0.3"),
+        ({"gate": "entropy", "threshold": 2.5}, "gate entropy, threshold 2.5"),
+    ],
+)
+def test_only_the_paper_s_gate_has_a_gamma(config: Any, said: str) -> None:
+    figures = Reader(page(record("One", config=config))).texts["figures"]
+    assert f"· {said} ·" in figures and figures.count("γ") == said.count("γ")
 
 
 def test_several_answers_stand_side_by_side() -> None:

@@ -78,8 +78,8 @@ def _generation(message: AIMessageChunk) -> ChatGenerationChunk:
 
 def _usage(record: Provenance) -> UsageMetadata:
     """Tokens of the prompt and answer, as the base model counts them."""
-    read, written = record.base.prompt_tokens, record.n_tokens
-    details = InputTokenDetails(cache_read=record.base.prompt_tokens_reused)
+    read, reused = (record.base.prompt_tokens, record.base.prompt_tokens_reused) if record.base else (0, 0)
+    written, details = record.n_tokens, InputTokenDetails(cache_read=reused)
     return UsageMetadata(
         input_tokens=read, output_tokens=written, total_tokens=read + written, input_token_details=details
     )

@@ -30,6 +30,7 @@ from nudging_llm import (
     ModelLoadError,
     NudgingConfig,
     NudgingGenerator,
+    Prediction,
 )
 from nudging_llm.engines.transformers import TransformersEngine
 from nudging_llm.testing.scripted import rules, scripted_pair
@@ -126,6 +127,27 @@ def test_rarer_options_go_in_a_config_and_arguments_win(generator):
     model = ChatNudging(generator=generator, nudging_config=config, threshold=0.95)
     used = get_provenance(model.invoke("Hi")).config
     assert (used["prefix_rule"], used["threshold"], used["lookahead"]) == (False, 0.95, 3)
+
+
+class HalfSure:
+    """A gate of a user's own."""
+
+    default_threshold = 0.5
+
+    def confident(self, prediction: Prediction, threshold: float) -> bool:
+        return prediction.prob >= threshold
+
+
+def test_another_gate_in_a_call_comes_with_its_own_threshold(generator):
+    model = ChatNudging(generator=generator, threshold=0.3)
+    for options, expected in (
+        ({}, ("top1", 0.3)),
+        ({"gate": "top1"}, ("top1", 0.3)),
+        ({"gate": HalfSure()}, ("HalfSure", 0.5)),
+        ({"gate": HalfSure(), "threshold": 0.6}, ("HalfSure", 0.6)),
+    ):
+        used = get_provenance(model.invoke("Hi", **options)).config
+        assert (used["gate"], used["threshold"]) == expected
 
 
 def test_a_generator_s_own_options_hold_unless_others_are_given():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -227,6 +228,18 @@ def test_provenance_survives(name: str, model: ChatNudging, generator: NudgingGe
     )
     assert record.base.tokens == expected.base.tokens and record.nudging.tokens == expected.nudging.tokens
     assert record.base.name and record.nudging.name
+
+
+def test_a_message_with_a_record_of_version_1_is_read() -> None:
+    """As a checkpoint of an earlier version of this package holds it."""
+    stored = json.loads((Path(__file__).parents[1] / "data" / "message_v1.json").read_text(encoding="utf-8"))
+    [carried] = stored["response_metadata"]["nudging"]
+    assert carried["schema_version"] == 1
+    message = AIMessage(**stored)
+    record = get_provenance(message)
+    assert record is not None and record.schema_version == 2
+    assert record.text == message.text and get_pieces(message) == record.pieces
+    assert [use.name for use in record.models] == [carried["base"]["name"], carried["nudging"]["name"]]
 
 
 def test_the_readme_has_these_paths() -> None:

@@ -16,11 +16,12 @@ from llama_index.core.llms.loading import load_llm
 from pydantic import ValidationError
 
 import llama_index.llms.nudging
-from llama_index.llms.nudging import NudgingLLM
+from llama_index.llms.nudging import NudgingLLM, get_provenance
 from nudging_llm import (
     BaseTemplate,
     ConfigError,
     ContextOverflowError,
+    EntropyGate,
     MessageError,
     NudgingConfig,
     NudgingGenerator,
@@ -153,6 +154,28 @@ def test_with_options_keeps_the_rest(llm: NudgingLLM, by_folder: NudgingLLM, gen
     assert moved.generator is None and moved.with_options(generator=generator).base_model is None
     with pytest.raises((ValidationError, ConfigError), match="Did you mean 'threshold'"):
         llm.with_options(treshold=0.2)
+
+
+def test_a_whole_configuration_for_one_call(generator: NudgingGenerator) -> None:
+    llm = NudgingLLM(generator=generator, threshold=0.2, nudging_config=NudgingConfig(lookahead=3, max_tokens=9))
+
+    def used(**options: Any) -> dict[str, Any]:
+        record = get_provenance(llm.complete("Hi", **options))
+        assert record is not None
+        return record.config
+
+    own, other = used(), NudgingConfig(max_tokens=7)
+    assert (own["threshold"], own["lookahead"], own["max_tokens"]) == (0.2, 3, 9)
+    assert used(config=other) == other.model_dump(mode="json"), "it replaces the object's own wholly"
+    assert used(config=other, threshold=0.3) == other.updated({"threshold": 0.3}).model_dump(mode="json")
+    with pytest.raises(ConfigError, match="of type dict: give a NudgingConfig"):
+        used(config={"threshold": 0.3})
+
+
+def test_a_gate_is_written_down_with_its_threshold() -> None:
+    llm = NudgingLLM(base_model="a", nudging_model="b", nudging_config=NudgingConfig(gate=EntropyGate(1.5)))
+    again = NudgingLLM.from_json(llm.to_json())._config()
+    assert (again.gate, again.threshold) == ("entropy", 1.5)
 
 
 def test_as_a_dict_and_back(folders: dict[str, Path]) -> None:

@@ -187,5 +187,5 @@ def completion_response(written: Written) -> CompletionResponse:
 
 def usage(record: Provenance) -> dict[str, int]:
     """Tokens of prompt and answer, as the base model counts them."""
-    read, written = record.base.prompt_tokens, record.n_tokens
+    read, written = record.base.prompt_tokens if record.base else 0, record.n_tokens
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
