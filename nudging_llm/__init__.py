@@ -25,25 +25,33 @@ from .errors import (
     ToolError,
     UnsupportedContentError,
 )
-from .frameworks.lazy import STARTER, LazyGenerator, lazy_generator
 from .protocol import Prediction
 from .provenance import ModelUse, Piece, Provenance, ProvenanceWarning, Reason, Span
-from .text.base_template import BaseTemplate
 from .tools.calls import InvalidToolCall, ToolCall
-from .tools.streaming import CallDelta, ParsedPiece, ToolCallParser
 
 if TYPE_CHECKING:
+    from .frameworks.lazy import STARTER, LazyGenerator, lazy_generator
     from .generator import NudgingGenerator
     from .result import Result
     from .runtime.streams import AsyncStream, Stream
+    from .text.base_template import BaseTemplate
+    from .tools.streaming import CallDelta, ParsedPiece, ToolCallParser
 
 __version__ = "0.1.0"
 
+#: Names that are loaded when they are first used, and the modules that have them.
 _LAZY = {
-    "NudgingGenerator": "generator",
     "AsyncStream": "runtime.streams",
+    "BaseTemplate": "text.base_template",
+    "CallDelta": "tools.streaming",
+    "LazyGenerator": "frameworks.lazy",
+    "NudgingGenerator": "generator",
+    "ParsedPiece": "tools.streaming",
     "Result": "result",
+    "STARTER": "frameworks.lazy",
     "Stream": "runtime.streams",
+    "ToolCallParser": "tools.streaming",
+    "lazy_generator": "frameworks.lazy",
 }
 
 __all__ = [

@@ -108,15 +108,13 @@ class ToolCallParser:
         if self._calls is not None:
             return
         calls_and_not: list[Call] = [*result.calls, *result.invalid_calls]
-        found = sorted(calls_and_not, key=lambda call: call.start)
+        left = list(enumerate(sorted(calls_and_not, key=lambda call: call.start)))
         for start, stop in result.call_spans:
             yield from self._until(start)
             inside = self._take(stop)
-            calls = [
-                (index, call)
-                for index, call in enumerate(found)
-                if start < call.start <= stop or start == call.start == 0
-            ]
+            calls = []
+            while left and (left[0][1].start < stop or (left[0][1].start == stop and not left[0][1].text)):  # or empty
+                calls.append(left.pop(0))
             for i, piece in enumerate(inside):
                 last = i + 1 == len(inside)
                 yield ParsedPiece(piece, "tool_call", tuple(_whole(*call) for call in calls) if last else ())
