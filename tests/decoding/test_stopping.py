@@ -65,6 +65,14 @@ def test_marker_is_cut_with_the_white_space_before_it():
     assert feed(["Paris.", "\n", "\n", "Question", ": next"], markers=("\nQuestion:",)) == ("Paris.", None)
 
 
+def test_a_cut_takes_off_the_tokens_of_what_it_removes():
+    answer = Answer((), guard=False)
+    answer.watch_markers(("\nQ:",))
+    for text, start in (("ab", 0), ("\n", 2), ("Q:", 3)):
+        answer.add(piece(text, start))
+    assert (answer.text, answer.n_tokens) == ("ab", 1)
+
+
 def test_only_what_may_change_is_held_back():
     answer = Answer(("END",), guard=True)
     answer.add(piece("abc", 0))

@@ -99,7 +99,7 @@ NODE = {
 
 
 @pytest.mark.parametrize("quarter", range(4))  # so that cores can share them
-@settings(max_examples=cases(250), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=cases(120), deadline=None, suppress_health_check=list(HealthCheck))
 @given(schema=schemas, seed=st.integers(0, 2**30), tight=st.booleans())
 @example(schema={"enum": ["0\x7f"]}, seed=0, tight=False)
 @example(schema={"type": "object", "properties": {"\x7f": {"const": "\x9f"}}, "required": ["\x7f"]}, seed=0, tight=True)
