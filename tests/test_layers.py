@@ -30,7 +30,9 @@ LIBRARIES = {
     "torch": {"engines", "testing", "starter"},
     "transformers": {"engines", "testing", "starter", "cli"},
     "llguidance": {"structured"},
+    "langchain": set(),
     "langchain_core": set(),
+    "httpx": {"engines"},
     "llama_index": set(),
 }
 
