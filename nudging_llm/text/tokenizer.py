@@ -70,8 +70,9 @@ class TokenizerAdapter:
         own_end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.stop_tokens = frozenset(end_tokens) | frozenset(own_end)  # what a model writes to end its text
         self.end_tokens = {token for token, entry in added.items() if entry.special} | self.stop_tokens
+        call_starts = control_tokens()
         self.call_start_tokens = {
-            token for token, entry in added.items() if entry.special and entry.content in control_tokens()
+            token for token, entry in added.items() if entry.special and entry.content in call_starts
         }
         self.size: int = self._backend.get_vocab_size(with_added_tokens=True)
         self.crossing, self.crosses_wide = _crossing_characters(self._backend.get_vocab(with_added_tokens=True))

@@ -36,7 +36,8 @@ def parse_calls(text: str, tools: Sequence[Tool]) -> ParsedAnswer:
     found: list[Call] = []
     spans: list[tuple[int, int]] = []
     outside, at, kept = [], 0, 0
-    while (opening := _next_opening(text, at, names)) is not None:
+    openings = _Openings(text, names)
+    while (opening := openings.first_from(at)) is not None:
         style, start, end = opening
         calls, at = style.read(text, end, names)
         if calls:
@@ -55,11 +56,20 @@ def parse_calls(text: str, tools: Sequence[Tool]) -> ParsedAnswer:
     )
 
 
-def _next_opening(text: str, at: int, names: frozenset[str]) -> tuple[CallStyle, int, int] | None:
-    """The style whose call begins first, where, and where what opens it ends."""
-    best: tuple[CallStyle, int, int] | None = None
-    for style in styles():
-        found = style.find(text, at, names)
-        if found is not None and (best is None or found[0] < best[1]):
-            best = style, *found
-    return best
+class _Openings:
+    """Where calls begin in a text. What a style has found is kept until it is passed, so that a long text is searched once."""
+
+    def __init__(self, text: str, names: frozenset[str]) -> None:
+        self._text, self._names = text, names
+        self._next: list[tuple[CallStyle, tuple[int, int] | None]] = [(style, (-1, -1)) for style in styles()]
+
+    def first_from(self, at: int) -> tuple[CallStyle, int, int] | None:
+        """The style whose call begins first from ``at`` on, where, and where what opens it ends. ``at`` never goes back."""
+        first: tuple[CallStyle, int, int] | None = None
+        for place, (style, found) in enumerate(self._next):
+            if found is not None and found[0] < at:
+                found = style.find(self._text, at, self._names)
+                self._next[place] = style, found
+            if found is not None and (first is None or found[0] < first[1]):
+                first = style, *found
+        return first
