@@ -16,7 +16,7 @@ from nudging_llm.provenance import SCHEMA_VERSION
 from nudging_llm.views import plots
 from nudging_llm.views.html import page
 
-DATA = Path(__file__).parents[1] / "data" / "provenance_v1"
+DATA = Path(__file__).parent / "data" / "provenance_v1"
 #: Records that version 1 wrote, by the models that took part.
 OLD = {
     "nudged": ("gemma-3-270m (Q4_K_M)", "SmolLM2-135M-Instruct (Q4_1)"),

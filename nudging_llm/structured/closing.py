@@ -10,8 +10,6 @@ import numpy as np
 #: Bytes after which a text is sooner over, best first: between values, and within a string, where a letter may stand; and which
 #: to try first where none of them may stand.
 _CLOSERS, _STRING_CLOSERS, _FIRST = b'}]",', b'"', b"0aAn "
-
-
 #: Random ways to the end that are tried where the straight one does not fit; how long any may be, and a random one, in bytes.
 WALKS, _LONGEST, _LONGEST_WALK = 24, 20_000, 2_000
 

@@ -66,8 +66,6 @@ class Constraint:
                 rule = self.grammar.joined if model in self._joined else self.grammar.text
                 self._models[model] = GrammarMatcher(rule, words, self.grammar.json), words
 
-    # Each of these takes the answer's text so far. They are timed together.
-
     @property
     def trigger(self) -> str | None:
         """The text from which on the rule holds; None: from the start."""
@@ -77,6 +75,8 @@ class Constraint:
     def what(self) -> str:
         """How to call the rule in errors."""
         return self.grammar.what
+
+    # Each of these takes the answer's text so far. They are timed together.
 
     def active(self, text: str) -> bool:
         """Whether the rule holds at the end of ``text``."""

@@ -21,8 +21,6 @@ _JSON: Any = {
     "key_separator": ": ",
     "json_allowed_escapes": 'nrbtf\\"',
 }
-
-
 _NAMES_CONTROL = re.compile(r"\\u00(?:[01]|7f)")
 
 
@@ -33,6 +31,7 @@ def grammar_problem(grammar: str) -> str:
 
 
 def json_rule(schema: dict[str, Any]) -> str:
+    """The rule, in llguidance's notation, of JSON that fits ``schema``."""
     options = dict(_JSON)
     if _NAMES_CONTROL.search(json.dumps(schema)):
         options |= {"json_allowed_escapes": 'nrbtfu\\"', "json_allow_general_unicode_escapes": False}

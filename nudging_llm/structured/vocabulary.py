@@ -80,11 +80,7 @@ class Vocabulary:
 
 
 _VOCABULARIES: WeakKeyDictionary[TokenizerAdapter, Vocabulary] = WeakKeyDictionary()
-
-
 _LOCKS: WeakKeyDictionary[TokenizerAdapter, threading.Lock] = WeakKeyDictionary()
-
-
 _LOCK = threading.Lock()  # of the two
 
 
@@ -115,4 +111,5 @@ class ByteVocabulary:
 
 @cache
 def byte_vocabulary() -> ByteVocabulary:
+    """The vocabulary of bytes: one for the process."""
     return ByteVocabulary()

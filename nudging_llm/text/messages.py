@@ -22,11 +22,8 @@ _EXTRAS: dict[str, frozenset[str]] = {
     "assistant": frozenset({"tool_calls"}),
     "tool": frozenset({"tool_call_id", "name"}),
 }
-
-
 ROLES = tuple(_EXTRAS)
-
-
+#: What callers give: a question, or chat messages.
 Messages = str | Sequence[Mapping[str, Any]]
 
 
@@ -53,7 +50,7 @@ def read_messages(messages: Messages, part: bool = False) -> list[dict[str, Any]
         raise MessageError(f"messages={messages!r}: give a string or a non-empty list of messages.")
     conversation: Sequence[Any] = messages
     merged: list[dict[str, Any]] = []
-    ledger = CallPairing()
+    pairing = CallPairing()
     for i, message in enumerate(conversation):
         role = _checked_role(message, i)
         if role == "system" and not part and any(earlier["role"] != "system" for earlier in merged):
@@ -66,8 +63,8 @@ def read_messages(messages: Messages, part: bool = False) -> list[dict[str, Any]
         if part:
             read |= {key: message[key] for key in ("tool_call_id", "name") if role == "tool" and key in message}
         else:
-            ledger.open(calls, i)
-            read |= ledger.close(message, i) if role == "tool" else {}
+            pairing.open(calls, i)
+            read |= pairing.close(message, i) if role == "tool" else {}
         merged.append(read)
     merged = joined(merged)
     if part:

@@ -21,11 +21,7 @@ from ..tools.styles import control_tokens
 
 #: How vocabularies spell a space: as itself, SentencePiece's, byte-level BPE's.
 _SPACES = frozenset({" ", "\u2581", chr(256 + 32)})
-
-
 _WHITE = _SPACES | {"\t", "\n", "\v", "\f", "\r"} | {chr(256 + code) for code in range(9, 14)}
-
-
 #: Candidates for a character put before a text, so that it is never treated as the start of a document.
 _GUARDS = "axzAXZ0.;"
 

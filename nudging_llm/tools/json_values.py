@@ -49,6 +49,7 @@ def partial_object(text: str) -> Any:
 
 
 def short(value: Any) -> str:
+    """A value as errors show it: its repr, of at most 80 characters."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # nested too deep; an integer of thousands of digits

@@ -16,15 +16,14 @@ from ..provenance import Piece, Provenance
 from .calls import Call, InvalidToolCall, new_call_id
 from .styles import styles
 from .styles.base import begun_at_end
-from .styles.hermes import Hermes, RuledCalls
+from .styles.hermes import RULED_STYLE, RuledCalls
 
 if TYPE_CHECKING:
     from ..result import Result
 
 Channel = Literal["content", "tool_call"]
 
-#: The style that a grammar rules.
-_RULED = Hermes.opener
+_RULED = RULED_STYLE.opener
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +129,7 @@ class ToolCallParser:
         """Where a call that no grammar rules may have begun; the text's length if nowhere."""
         if self._ruled:
             return len(self._text)
-        free = (style for style in styles() if not isinstance(style, Hermes))
+        free = (style for style in styles() if style is not RULED_STYLE)
         return min((style.held_from(self._text, self._at) for style in free), default=len(self._text))
 
     def _until(self, stop: int) -> Iterator[ParsedPiece]:

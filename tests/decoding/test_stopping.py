@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from nudging_llm.decoding.stopping import Answer
+from nudging_llm.decoding.pieces import PieceBuffer
 from nudging_llm.provenance import Piece, Reason
 
 
@@ -16,7 +16,7 @@ def piece(text: str, start: int) -> Piece:
 
 def feed(parts, stop=(), markers=(), guard=True):
     """Everything that goes out, and how it ended."""
-    answer, out = Answer(stop, guard), []
+    answer, out = PieceBuffer(stop, guard), []
     answer.watch_markers(markers)
     for part in parts:
         whole = answer.add(piece(part, len(answer.text)))
@@ -66,7 +66,7 @@ def test_marker_is_cut_with_the_white_space_before_it():
 
 
 def test_a_cut_takes_off_the_tokens_of_what_it_removes():
-    answer = Answer((), guard=False)
+    answer = PieceBuffer((), guard=False)
     answer.watch_markers(("\nQ:",))
     for text, start in (("ab", 0), ("\n", 2), ("Q:", 3)):
         answer.add(piece(text, start))
@@ -74,7 +74,7 @@ def test_a_cut_takes_off_the_tokens_of_what_it_removes():
 
 
 def test_only_what_may_change_is_held_back():
-    answer = Answer(("END",), guard=True)
+    answer = PieceBuffer(("END",), guard=True)
     answer.add(piece("abc", 0))
     assert [p.text for p in answer.ready()] == ["abc"]
     answer.add(piece(" E", 3))
@@ -98,7 +98,7 @@ def test_a_phrase_that_comes_back_is_no_circle():
 
 
 def test_the_guard_counts_lines_rightly_after_a_cut_at_a_marker():
-    answer = Answer((), guard=True)
+    answer = PieceBuffer((), guard=True)
     answer.watch_markers(("\nQ:",))
     assert answer.add(piece("x\nab\nab\n", 0))
     assert not answer.add(piece("Q:", 8))

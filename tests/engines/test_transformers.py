@@ -77,7 +77,7 @@ def test_a_model_with_a_recurrent_state_works():
         for engine, ids, text in (
             (generator.base.engine, [], "Question: hello\nAnswer:"),
             (
-                generator.nudging,
+                generator.nudging.engine,
                 generator.nudging.tokenizer.encode_control("<|turn|>user\nhello<|end|>\n<|turn|>assistant\n"),
                 "",
             ),

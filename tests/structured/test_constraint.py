@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-import nudging_llm.structured.constraint as constraint_module
+import nudging_llm.structured.vocabulary as vocabulary_module
 from nudging_llm import GrammarError, NudgingConfig, NudgingGenerator
 from nudging_llm.provenance import Reason
 from nudging_llm.structured.constraint import Constraint
@@ -254,13 +254,13 @@ def test_a_call_begun_with_a_control_token_is_a_call(monkeypatch: Any) -> None:
 
 def test_reading_a_vocabulary_does_not_hold_up_the_event_loop(tiny_pair: tuple, monkeypatch: Any) -> None:
     pair = NudgingGenerator.from_pretrained(*tiny_pair, NudgingConfig(max_tokens=20), dtype="float32", device="cpu")
-    read = constraint_module.Vocabulary
+    read = vocabulary_module.Vocabulary
 
     def slowly(codec: TokenizerAdapter) -> Any:
         time.sleep(0.3)
         return read(codec)
 
-    monkeypatch.setattr(constraint_module, "Vocabulary", slowly)
+    monkeypatch.setattr(vocabulary_module, "Vocabulary", slowly)
 
     async def ask() -> tuple[str, int]:
         task, ticks = asyncio.ensure_future(pair.agenerate("a", choices=["one", "two"])), 0

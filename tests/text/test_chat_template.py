@@ -19,9 +19,7 @@ def test_system_message_is_folded_where_the_template_knows_none():
         "{% for m in messages %}<|turn|>{{ m.content }}{% endfor %}"
     )
     found = TokenizerAdapter(tokenizer, "x")
-    ids = render_chat(
-        tokenizer, found, read_messages([{"role": "system", "content": "S"}, {"role": "user", "content": "U"}])
-    )
+    ids = render_chat(found, read_messages([{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]))
     assert found.decode(ids) == "<|turn|>S\n\nU"
 
 

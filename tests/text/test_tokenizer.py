@@ -56,7 +56,7 @@ def test_added_tokens_that_a_template_uses_are_control_tokens_even_if_not_marked
     tokenizer.chat_template = "{% for m in messages %}<tool_call>{{ m.content }}{% endfor %}"
     found = TokenizerAdapter(tokenizer, "x")
     token = tokenizer.convert_tokens_to_ids("<tool_call>")
-    ids = render_chat(tokenizer, found, read_messages("a <tool_call> b"))
+    ids = render_chat(found, read_messages("a <tool_call> b"))
     assert ids.count(token) == 1
     assert found.decode(ids) == "<tool_call>a <tool_call> b"
     assert token not in found.encode("<tool_call>")

@@ -11,7 +11,7 @@ import llguidance
 import pytest
 from pydantic import BaseModel, Field
 
-import nudging_llm.tools.definitions
+import nudging_llm.tools.prompts
 from nudging_llm import ToolError
 from nudging_llm.tools.choice import Choice, read_choice
 from nudging_llm.tools.definitions import Tool, read_tools
@@ -373,7 +373,7 @@ def test_plain_json_refuses_what_contains_itself_and_copies_the_rest():
 
 
 def test_examples_in_docstrings_run():
-    found = doctest.testmod(nudging_llm.tools.definitions)
+    found = doctest.testmod(nudging_llm.tools.prompts)
     assert found.attempted and not found.failed
 
 

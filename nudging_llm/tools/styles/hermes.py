@@ -27,6 +27,10 @@ class Hermes(Tagged):
     control_tokens = frozenset({opener})
 
 
+#: The style that grammars rule: its calls are handed on while they are written, those of all others once the answer is whole.
+RULED_STYLE = Hermes()
+
+
 class RuledCalls:
     """Reads calls as the grammar has them written, from text that grows.
 

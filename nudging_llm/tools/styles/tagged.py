@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from ..calls import Call
 from .base import begun_at_end
 from .reading import as_call, no_call, read_object, skip
+from .registry import styles
 
-#: Any style's tag: where the text of another's ends at the latest.
-_EDGE = re.compile(r"<tool_call>|\[TOOL_CALLS\]|<\|python_tag\|>|</tool_call>")
 #: What may stand around calls in a tag: the brackets of a list, and a fence.
 _GAP = re.compile(r"(?:[\s,;\[\]]|```(?:json)?)*")
 #: What may stand after the last call: brackets too many are what small models like to write.
@@ -28,6 +28,7 @@ class Tagged:
     opener: str
     closer: str | None = None
     name_before: re.Pattern[str] | None = None
+    control_tokens: frozenset[str] = frozenset()
 
     def find(self, text: str, at: int, names: frozenset[str]) -> tuple[int, int] | None:
         start = text.find(self.opener, at)
@@ -59,7 +60,19 @@ class Tagged:
 
     def _stop(self, text: str, at: int) -> tuple[int, int]:
         """Where a tag's text ends: at a closing tag, the next opening tag or the end; and the closing tag's length."""
-        edge = _EDGE.search(text, at)
+        edge = _edge().search(text, at)
         if edge is None:
             return len(text), 0
         return edge.start(), len(edge[0]) if edge[0] == self.closer else 0
+
+
+def _edge() -> re.Pattern[str]:
+    """Any style's tag: where the text of a call in a tag ends at the latest."""
+    tagged = [style for style in styles() if isinstance(style, Tagged)]
+    return _any_of(frozenset(tag for style in tagged for tag in (style.opener, style.closer) if tag))
+
+
+@cache
+def _any_of(tags: frozenset[str]) -> re.Pattern[str]:
+    """Any of the tags; of two that begin alike, the longer."""
+    return re.compile("|".join(map(re.escape, sorted(tags, key=lambda tag: (-len(tag), tag)))))
