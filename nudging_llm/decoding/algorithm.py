@@ -4,8 +4,9 @@ A decode is a generator that *asks* (yields a ``Query``, is sent a ``Prediction`
 thread, on which machine, is the driver's business; so one text serves sync, async, batched and remote. The value that is
 passed on is the ``Turn``: who writes next, why, and on what evidence. Every end of the answer is an ``AnswerEnded``.
 
-Who is sure, and where words begin: ``rules.py``. Tokens, guesses and completions: ``reader.py``. What is written: ``answer.py``.
-``paper.py`` has what only ``NudgingConfig.paper()`` does. "Released code" is the authors' public implementation.
+Which words of a completion are taken: ``nudges.py``. Who is sure, and where words begin: ``rules.py``. Tokens, guesses and
+completions: ``reader.py``. What is written: ``answer.py``. ``paper.py`` has what only ``NudgingConfig.paper()`` does. "Released
+code" is the authors' public implementation.
 """
 
 from __future__ import annotations

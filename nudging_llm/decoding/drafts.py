@@ -36,7 +36,7 @@ class DraftSource(Protocol):
     """Proposes tokens that may follow a text, for one model in one request.
 
     Attributes:
-        name: of the source; how often it was right is counted under it.
+        name: of the source, its own: how often it was right is counted under it.
         prior: share of its guesses that is expected to be right, given that all before them were, until it shows: 0 … 1.
     """
 
@@ -44,7 +44,8 @@ class DraftSource(Protocol):
     prior: float
 
     def propose(self, tokens: list[int]) -> Sequence[int] | None:
-        """What may follow ``tokens``, the model's prompt and text so far. None: no idea, the next source is asked."""
+        """What may follow ``tokens``, the model's prompt and text so far. None: no idea, the next source is asked; an empty
+        sequence says that nothing should be guessed here, and no other source is asked."""
         ...
 
     def observe(self, tokens: Sequence[int], in_text: bool = True) -> None:

@@ -44,8 +44,8 @@ def take_words(
     """Decide which words of a completion are taken (paper, section 3.2; released code, stage 1). Returns a ``Nudge``.
 
     The first word always is. Before each further word the base model is asked whether it takes over. The last word is not taken,
-    unless nothing can follow it: the lookahead may have cut it. Of a completion that ``ends`` the answer all words are taken, and
-    the base model is asked for the record only.
+    as the lookahead may have cut it, unless it is the only one or nothing can follow it. Of a completion that ``ends`` the answer
+    all words are taken, and the base model is asked for the record only.
     """
     before, text = answer.text, completion.text
     base.expect(text + (answer.constraint.forced(before + text, "base") if completion.at_forced else ""))

@@ -211,7 +211,11 @@ class Row:
 
 
 class Engine(Protocol):
-    """One loaded model. Whoever calls ``forward`` or touches a cache, from any thread, holds ``lock``."""
+    """One loaded model. Whoever calls ``forward`` or touches a cache, from any thread, holds ``lock``.
+
+    An engine can do all that ``Capabilities`` name: ``forward`` keeps to a row's masks, samples as its parameters say, and gives
+    the entropy and margin where they ask for them. A model that cannot is a ``ModelBackend`` that says so.
+    """
 
     name: str
     revision: str | None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 
 from ..decoding.costs import ForwardCosts
@@ -139,19 +139,16 @@ class FakeRemoteSource:
         self.counts = Counts()
         self._backend = backend
         self._known: dict[tuple[int, ...], Prediction] = {}
-        self._lock = threading.Lock()
 
     def keep(self, tokens: Sequence[int], predictions: Sequence[Prediction]) -> None:
         """The server predicted these after ``tokens``, each after the choice before it."""
-        with self._lock:
-            prefix = tuple(tokens)
-            for prediction in predictions:
-                self._known[prefix] = prediction
-                prefix = (*prefix, prediction.token)
+        prefix = tuple(tokens)
+        for prediction in predictions:
+            self._known[prefix] = prediction
+            prefix = (*prefix, prediction.token)
 
     def known(self, query: Query) -> Prediction | None:
-        with self._lock:
-            return self._known.get(tuple(query.tokens))
+        return self._known.get(tuple(query.tokens))
 
     def submit(self, query: Query) -> Future[Prediction]:
         waiting = _Waiting(self, query)
@@ -161,8 +158,8 @@ class FakeRemoteSource:
         return waiting.future
 
     def withdraw(self, future: Future[Prediction]) -> None:
-        future.cancel()
+        if not future.cancel():
+            wait([future])
 
     def close(self) -> None:
-        with self._lock:
-            self._known.clear()
+        self._known = {}
