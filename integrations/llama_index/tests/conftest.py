@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import llama_index.core
 import pytest
 from llama_index.core import Settings
 from llama_index.core.embeddings import MockEmbedding
@@ -27,13 +28,21 @@ def llm(generator: NudgingGenerator) -> NudgingLLM:
     return NudgingLLM(generator=generator)
 
 
+@pytest.fixture(autouse=True)
+def _same_settings() -> Iterator[None]:
+    """Every test finds LlamaIndex's global settings as the first one did, the tokenizer that its utilities count with included."""
+    before = dict(vars(Settings)), llama_index.core.global_tokenizer
+    yield
+    vars(Settings).clear()
+    vars(Settings).update(before[0])
+    llama_index.core.global_tokenizer = before[1]
+
+
 @pytest.fixture
-def settings(llm: NudgingLLM) -> Iterator[NudgingLLM]:
+def settings(llm: NudgingLLM) -> NudgingLLM:
     """LlamaIndex's global settings use ``llm`` and embeddings that cost nothing."""
-    before = Settings._llm, Settings._embed_model, Settings._tokenizer
     Settings.llm, Settings.embed_model, Settings.tokenizer = llm, MockEmbedding(8), llm.tokenizer_fn
-    yield llm
-    Settings._llm, Settings._embed_model, Settings._tokenizer = before
+    return llm
 
 
 @pytest.fixture(scope="session")
