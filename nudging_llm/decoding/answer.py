@@ -198,7 +198,7 @@ class Answer:
 
     def _add(self, text: str, source: Model, prediction: Prediction, reason: Reason, n_tokens: int) -> bool:
         """Append a piece; False if it completed a role marker."""
-        text = self.as_answer(text)
+        text = self.as_answer(text)  # the first tokens of a word that is cut may be its space
         if not text:
             return True
         base = self._encoders.get("base")

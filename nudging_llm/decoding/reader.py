@@ -140,6 +140,7 @@ class BaseReader(ModelReader):
         config: NudgingConfig,
         costs: ForwardCosts,
     ) -> None:
+        self._settled = 0  # tokens of the prompt and of the answer where the proposal begins
         self._completion = HeldDraft("completion", prior=0.75)
         self._ahead = HeldDraft("ahead", prior=0.6, once=True)
         super().__init__("base", encoder, answer, config, costs, [self._completion, self._ahead])
@@ -150,6 +151,7 @@ class BaseReader(ModelReader):
 
     def expect(self, text: str) -> None:
         """The nudging model has proposed ``text`` for the answer: one forward evaluates all of it."""
+        self._settled = len(self.encode(self.answer.text))
         self._completion.hold(self.encode(self.answer.text + text))
 
     def expect_nothing(self) -> None:
@@ -159,10 +161,6 @@ class BaseReader(ModelReader):
     def remember_proposal(self) -> None:
         """What of the proposal is not used now may come later, word for word."""
         self.drafts.observe(self._completion.tokens_from(max(0, self._settled - 2)), in_text=False)
-
-    @property
-    def _settled(self) -> int:
-        return len(self.encode(self.answer.text))
 
     def at(self, text: str) -> Steps:
         """Returns the prediction after ``text``, which goes on from the answer as was proposed."""
@@ -177,11 +175,9 @@ class BaseReader(ModelReader):
         if self._completion.propose(tokens):
             return
         self.expect_nothing()
-        answer, size = self.answer.text, 0
-        if nudging is None:
+        if nudging is None or not nudging.drafts.on:
             return
-        if nudging.drafts.on:
-            size = self.drafts.worth_making(tokens, self._ahead, nudging.drafts.costs.seconds(1))
+        answer, size = self.answer.text, self.drafts.worth_making(tokens, self._ahead, nudging.drafts.costs.seconds(1))
         if size and self.encode(answer) == tokens and nudging.has_context(size):
             completion = nudging.begin_completion()
             yield from nudging.complete(completion, size)

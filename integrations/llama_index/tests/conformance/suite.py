@@ -14,6 +14,7 @@ import re
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -237,7 +238,7 @@ class Callbacks(BaseCallbackHandler):
     def end_trace(self, trace_id: str | None = None, trace_map: Any = None) -> None: ...
 
 
-class LLMConformance:
+class LLMConformance(ABC):
     """The checks. An LLM is made anew for each, greedy, over models whose answers are long enough to be cut."""
 
     #: Whether the LLM says that it calls tools.
@@ -245,6 +246,7 @@ class LLMConformance:
     #: Seconds after which something that should have ended hangs.
     limit = 30.0
 
+    @abstractmethod
     def make(self, **options: Any) -> LLM:
         """An LLM with nothing in its caches.
 
@@ -252,11 +254,10 @@ class LLMConformance:
             options: ``max_tokens`` (30 if it is not given) and ``system_prompt``, by whatever names the LLM has for them; any other
                 argument of the class as it is.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def make_from_files(self, folder: Path) -> LLM:
         """The same over models saved in a folder."""
-        raise NotImplementedError
 
     def models(self, llm: LLM) -> list[tuple[Any, Any]]:
         """The torch modules that an LLM computes with and their tokenizers; none if they cannot be reached."""
