@@ -70,10 +70,10 @@ docs: $(READY)            ## the documentation as a site, in build/site; regener
 	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 	@echo "build/site/index.html"
 
+# --no-compile: Python compiles what is imported when it is; compiling all of torch and transformers takes longer than the rest.
 $(READY): pyproject.toml integrations/langchain/pyproject.toml integrations/llama_index/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	# --no-compile: Python compiles what is imported when it is; compiling all of torch and transformers takes longer than the rest
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]' -e 'integrations/langchain[test]' -e 'integrations/llama_index[test]'
 	touch $@
 
